@@ -1,0 +1,1 @@
+"""Numerical operations of unetaccel. ``reference`` specifies each of them in plain PyTorch."""
