@@ -1,0 +1,26 @@
+"""unetaccel makes pretrained diffusion U-Nets in diffusers faster, without retraining them.
+
+>>> handle = unetaccel.apply(pipe, unetaccel.DeepCache(interval=3))
+>>> pipe("a prompt"); print(handle.summary()); handle.remove()
+"""
+
+from .errors import AlreadyAppliedError, SettingError, UnetAccelError, UnsupportedModelError, WeightsError
+from .handle import Handle, Plan
+from .methods import DeepCache
+from .patch import apply
+from .summary import Summary
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AlreadyAppliedError",
+    "DeepCache",
+    "Handle",
+    "Plan",
+    "SettingError",
+    "Summary",
+    "UnetAccelError",
+    "UnsupportedModelError",
+    "WeightsError",
+    "apply",
+]

@@ -1,0 +1,113 @@
+"""Knowing when a pipeline call begins, sets its timesteps, makes a step, and ends or raises.
+
+While a pipeline is accelerated its class is a same-named subclass whose ``__call__`` opens a Run;
+during the call its scheduler is a second face of itself (sharing ``__dict__``) that reports
+``set_timesteps`` and ``step``. Both are put back: the scheduler after each call, the class on removal.
+"""
+
+from __future__ import annotations
+
+import functools
+from contextlib import contextmanager
+
+from .accelerated import AcceleratedUNet
+from .run import Run
+from .timeline import Timeline, of_scheduler
+
+
+class AcceleratedPipeline:
+    """Mixed into the pipeline's class while a method is applied."""
+
+    __slots__ = ()
+
+
+def watch_calls(pipe) -> None:
+    """Make each call of ``pipe`` a Run of the accelerated U-Net in it."""
+    pipe.__class__ = _pipeline_class(type(pipe))
+
+
+def unwatch_calls(pipe) -> None:
+    """Undo ``watch_calls``; harmless where there is nothing to undo."""
+    if isinstance(pipe, AcceleratedPipeline):
+        pipe.__class__ = type(pipe).__base__
+
+
+@functools.cache
+def _pipeline_class(cls: type) -> type:
+    @functools.wraps(cls.__call__)
+    def call(self, *args, **kwargs):
+        with _pipeline_run(self):
+            return cls.__call__(self, *args, **kwargs)
+
+    members = {
+        "__slots__": (),
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+        "__doc__": cls.__doc__,
+        "__call__": call,
+    }
+    return type(cls.__name__, (cls, AcceleratedPipeline), members)  # in this order the layout is the same
+
+
+@contextmanager
+def _pipeline_run(pipe):
+    unet = pipe.unet
+    if not isinstance(unet, AcceleratedUNet):  # the user has put another U-Net there since
+        yield
+        return
+    with unet._unetaccel.run(lambda: _timeline(pipe)) as run:
+        observed = _observed(pipe.scheduler, run)
+        # Not by plain assignment: pipelines write their config when a component is set.
+        object.__setattr__(pipe, "scheduler", observed)
+        try:
+            yield
+        finally:
+            if pipe.scheduler is observed:
+                object.__setattr__(pipe, "scheduler", observed._plain)
+
+
+def _timeline(pipe) -> Timeline:
+    # Most pipelines state how many of the timesteps their loop will visit (img2img strength, denoising_end).
+    count = getattr(pipe, "_num_timesteps", None)
+    return of_scheduler(pipe.scheduler, count, stops_early=getattr(pipe, "_denoising_end", None) is not None)
+
+
+class ObservedScheduler:
+    """Mixed into the scheduler's class for the length of one pipeline call."""
+
+    __slots__ = ()
+
+
+def _observed(scheduler, run: Run) -> ObservedScheduler:
+    """A face of ``scheduler`` that tells ``run`` when timesteps are set and when a step is made."""
+    plain = scheduler._plain if isinstance(scheduler, ObservedScheduler) else scheduler
+    cls = _observed_class(type(plain))
+    observed = cls.__new__(cls)
+    object.__setattr__(observed, "__dict__", plain.__dict__)
+    object.__setattr__(observed, "_plain", plain)
+    object.__setattr__(observed, "_run", run)
+    return observed
+
+
+@functools.cache
+def _observed_class(cls: type) -> type:
+    @functools.wraps(cls.set_timesteps)
+    def set_timesteps(self, *args, **kwargs):
+        result = cls.set_timesteps(self, *args, **kwargs)
+        self._run.restart()
+        return result
+
+    @functools.wraps(cls.step)
+    def step(self, *args, **kwargs):
+        result = cls.step(self, *args, **kwargs)
+        self._run.step()
+        return result
+
+    members = {
+        "__slots__": ("_plain", "_run"),
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+        "set_timesteps": set_timesteps,
+        "step": step,
+    }
+    return type(cls.__name__, (ObservedScheduler, cls), members)

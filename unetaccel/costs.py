@@ -1,0 +1,167 @@
+"""What evaluations cost: multiply-accumulates of each view, counted without computing anything.
+
+Counted are convolutions, matrix products and attention (torch's FLOP counter over two), on fake
+tensors, so a count needs neither the device nor the memory of a real pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from .errors import UnsupportedModelError
+from .overlay import overlay
+from .skips import Skip, skip_table
+from .views import build_views
+
+AUTO_SHARE = 0.1
+"""``cut="auto"`` takes the deepest cut whose cached evaluation costs at most this share of a full one."""
+
+
+@dataclass(frozen=True)
+class CutCost:
+    """MACs of one full and one cached evaluation, and the bytes of one feature F, for some inputs."""
+
+    b: int
+    full_macs: int
+    cached_macs: int
+    feature_bytes: int
+
+    @property
+    def share(self) -> float:
+        """A cached evaluation's share of a full one's MACs."""
+        return self.cached_macs / self.full_macs
+
+    def ceiling(self, interval: int) -> float:
+        """The largest speedup that the MACs allow at a uniform ``interval``, in a long run."""
+        return interval / (1 + (interval - 1) * self.share)
+
+
+def cut_costs(unet: nn.Module, inputs: object, cuts: Iterable[int] | None = None) -> Iterator[CutCost]:
+    """Costs of the given cuts of ``unet`` (default: all), for inputs of this ``structure`` (see ``run.structure``).
+
+    One full pass on fake tensors, and one cached pass per cut as it is asked for.
+    """
+    table, shapes = skip_table(unet), {}
+    with _fake(unet), torch.no_grad():
+        recorded = overlay(unet, {s.entry: _Recorder(unet.get_submodule(s.entry), s, shapes) for s in table})
+        full = _count(lambda: type(recorded).forward(recorded, **_tensors(inputs)))
+    for b in range(len(table)) if cuts is None else cuts:
+        views = build_views(unet, b)
+        with _fake(unet), torch.no_grad():
+            tensors, (shape, dtype, device) = _tensors(inputs), shapes[b]
+            feature = torch.empty(shape, dtype=dtype, device=device)
+            cached = _count(lambda: views.run_cached(tensors, feature))  # noqa: B023 - called at once
+        yield CutCost(b, full, cached, feature.nbytes)
+
+
+class _Recorder(nn.Module):
+    """Stands for a decoder resnet and notes the shape of F, the part of its input that is not the skip."""
+
+    def __init__(self, resnet: nn.Module, skip: Skip, shapes: dict):
+        super().__init__()
+        self.resnet, self.skip, self.shapes = resnet, skip, shapes
+
+    def forward(self, hidden_states, *args, **kwargs):
+        n, _, height, width = hidden_states.shape
+        shape = (n, self.skip.hidden, height, width)
+        self.shapes[self.skip.b] = shape, hidden_states.dtype, hidden_states.device
+        return self.resnet(hidden_states, *args, **kwargs)
+
+
+def _fake(unet: nn.Module):
+    """Shape-only computing: nothing more is needed for a model on the meta device."""
+    return nullcontext() if next(unet.parameters()).is_meta else FakeTensorMode(allow_non_fake_inputs=True)
+
+
+def _count(work: Callable[[], object]) -> int:
+    """MACs of ``work``."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops() // 2
+
+
+def _tensors(inputs: tuple) -> dict:
+    """Keyword inputs from their structure: a tuple of (name, structure) pairs."""
+    kwargs = {name: _tensor(value) for name, value in inputs}
+    return {**kwargs, "timestep": torch.ones((), dtype=torch.int64, device=kwargs["sample"].device), "return_dict": False}
+
+
+def _tensor(value: object) -> object:
+    if isinstance(value, tuple):
+        if len(value) == 3 and isinstance(value[1], torch.dtype):
+            shape, dtype, device = value
+            return torch.zeros(shape, dtype=dtype, device=device)
+        if value and all(isinstance(v, tuple) and v and isinstance(v[0], str) for v in value):
+            return {name: _tensor(v) for name, v in value}
+        return [_tensor(v) for v in value]
+    return None
+
+
+def auto_cut(unet: nn.Module) -> int:
+    """The deepest cut that stays within ``AUTO_SHARE``; 0 if none does."""
+    chosen = 0
+    for cost in cut_costs(unet, example_inputs(unet)):
+        if cost.share > AUTO_SHARE:
+            break
+        chosen = cost.b
+    return chosen
+
+
+def example_inputs(unet: nn.Module, batch: int = 1, size: int | tuple[int, int] | None = None, tokens: int = 77) -> tuple:
+    """The structure of typical inputs, from the U-Net's config.
+
+    Args:
+        batch: N, counting both halves of classifier-free guidance.
+        size: latent height and width (default: the config's ``sample_size``, or 64).
+        tokens: length of the text condition.
+
+    Raises:
+        UnsupportedModelError: the config asks for conditions that cannot be guessed.
+    """
+    config = unet.config
+    size = size or config.sample_size or 64
+    height, width = (size, size) if isinstance(size, int) else size
+    like = dict(dtype=unet.dtype, device=unet.device)
+
+    def tensor(*shape, dtype=None):
+        return shape, dtype or like["dtype"], like["device"]
+
+    inputs = {"sample": tensor(batch, config.in_channels, height, width)}
+    if config.get("cross_attention_dim") is not None:
+        inputs["encoder_hidden_states"] = tensor(batch, tokens, _condition_width(config))
+    if config.get("class_embed_type") in ("projection", "simple_projection"):
+        inputs["class_labels"] = tensor(batch, config.projection_class_embeddings_input_dim)
+    elif config.get("num_class_embeds") or config.get("class_embed_type") == "timestep":
+        inputs["class_labels"] = tensor(batch, dtype=torch.int64)
+    kind = config.get("addition_embed_type")
+    if kind == "text_time":
+        ids = _time_ids(config)
+        width = config.projection_class_embeddings_input_dim - ids * config.addition_time_embed_dim
+        added = {"text_embeds": tensor(batch, width), "time_ids": tensor(batch, ids)}
+        inputs["added_cond_kwargs"] = tuple(added.items())
+    elif kind not in (None, "text"):
+        raise UnsupportedModelError(
+            f"costs of a U-Net with addition_embed_type={kind!r} cannot be counted from its config alone; "
+            "run one sampling call and read handle.summary(), or choose the cut by its index"
+        )
+    return tuple(inputs.items())
+
+
+def _condition_width(config) -> int:
+    if config.get("encoder_hid_dim_type") in ("text_proj",) or config.get("encoder_hid_dim"):
+        return config.encoder_hid_dim
+    dim = config.cross_attention_dim
+    return dim if isinstance(dim, int) else max(dim)
+
+
+def _time_ids(config) -> int:
+    """SDXL's base has 6 size numbers and its refiner 5; both leave 1280 for the text."""
+    rest = config.projection_class_embeddings_input_dim - 5 * config.addition_time_embed_dim
+    return 5 if rest == 1280 else 6

@@ -1,0 +1,98 @@
+"""Handle: what ``apply`` returns. Looks into an accelerated pipeline, and takes it back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from torch import nn
+
+from .engine import Engine
+from .errors import SettingError
+from .run import Run
+from .schedule import pattern
+from .summary import Summary, summarize
+from .timeline import Timeline
+
+
+class Plan(tuple):
+    """One flag per evaluation, True where it is full; prints as ``F..F..``."""
+
+    def __str__(self) -> str:
+        return pattern(self)
+
+    def __repr__(self) -> str:
+        return f"Plan({pattern(self)}, {sum(self)} full of {len(self)})"
+
+
+class Handle(AbstractContextManager):
+    """An applied set of methods.
+
+    Attributes:
+        unet: the accelerated U-Net (in a pipeline also ``pipe.unet``).
+        pipe: the pipeline, or None for a bare U-Net.
+        cut: the skip index in use, after ``"auto"`` and foreign numberings were resolved.
+    """
+
+    def __init__(self, pipe, unet: nn.Module, engine: Engine, remove: Callable):
+        self.pipe = pipe
+        self.unet = unet
+        self.cut = engine.cut
+        self._engine = engine
+        self._remove = remove
+
+    @property
+    def methods(self) -> tuple:
+        return self._engine.methods
+
+    @property
+    def is_applied(self) -> bool:
+        return not self._engine.removed
+
+    def remove(self) -> None:
+        """Put the original U-Net back. Calling it again does nothing."""
+        if self.is_applied:
+            self._remove(self.pipe, self.unet, self._engine)
+
+    def __exit__(self, *exception) -> None:
+        self.remove()
+
+    def run(self, evaluations: int, streams: int = 1) -> AbstractContextManager[Run]:
+        """One sampling call of a loop of your own: ``with handle.run(50): ... handle.unet(x, t, ...)``.
+
+        Args:
+            evaluations: how many U-Net evaluations each stream will make.
+            streams: calls per step that see different conditions, such as 2 for separate conditional and
+                unconditional passes; they are expected in the same order at every step.
+
+        Raises:
+            SettingError: either is not an int of at least 1.
+        """
+        for name, value in (("evaluations", evaluations), ("streams", streams)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise SettingError(f"run({name}={value!r}): {name} must be an int of at least 1")
+        return self._engine.run(lambda: Timeline(evaluations), streams)
+
+    def plan(self, steps: int) -> Plan:
+        """Which evaluations would be full in a call of ``steps`` inference steps with the pipeline's scheduler.
+
+        Second-order schedulers make more evaluations than steps. For a bare U-Net ``steps`` are evaluations.
+
+        Raises:
+            SettingError: ``steps`` is not an int of at least 1, or the schedule does not fit.
+        """
+        return Plan(self._engine.plan(steps, getattr(self.pipe, "scheduler", None)))
+
+    def invalidate(self) -> None:
+        """Make the next evaluation full: call it from a callback that changes prompts, adapters or scales."""
+        if self._engine.last is not None:
+            self._engine.last.invalidate()
+
+    def summary(self) -> Summary:
+        """What the latest sampling call did; before any call, only the settings."""
+        return summarize(self._engine)
+
+    def __repr__(self) -> str:
+        target = type(self.pipe or self.unet).__name__
+        state = "applied to" if self.is_applied else "removed from"
+        return f"<unetaccel {', '.join(map(repr, self.methods))} {state} {target}, cut {self.cut}>"

@@ -1,0 +1,121 @@
+"""DeepCache: on most evaluations, reuse what the deep layers computed on an earlier one.
+
+Ma, Fang, Wang: "DeepCache: Accelerating Diffusion Models for Free", CVPR 2024, arXiv 2312.00858.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from .. import schedule as schedules
+from ..errors import SettingError
+from ..timeline import Timeline
+from .base import Method, is_int, is_point
+
+Rule = Callable[[int, "float | None", "float | None", int], bool]
+
+
+@dataclass(frozen=True, repr=False)
+class DeepCache(Method):
+    """Settings of DeepCache. A full evaluation stores one tensor, F; a cached one runs only the layers above the cut.
+
+    Args:
+        interval: evaluations per full one, 1 (plain) and up; 2 to 5 are usual. Read by ``uniform`` and the quads.
+        cut: skip index where cached evaluations enter the decoder: 0 runs least, each step up runs one
+            decoder and one encoder layer more. Also ``"auto"`` (the deepest cut whose cached evaluation costs
+            at most a tenth of a full one), ``"paper:m"``, ``"helper:i"`` or a decoder layer's path.
+        schedule: ``"uniform"``, ``"quad"`` (equation 7 as released), ``"quad_real"``, a list of full
+            evaluations, or a rule ``(i, timestep, sigma, T) -> bool`` asked for each evaluation before the
+            first one runs (timestep and sigma are None outside a pipeline).
+        center, power: of the quads: the evaluation around which they are dense (default 0.3 of the run, the
+            paper's 15 of 50), and how strongly (above 1; the paper uses 1.2 to 1.5).
+        start, end: evaluations outside this window are full; ints are indices, floats shares of the run.
+        warmup, tail: so many first and last evaluations are full.
+        force: cache even on distilled few-step schedulers (LCM, TCD) and runs of 4 evaluations or fewer,
+            where it is plain by default.
+
+    Raises:
+        SettingError: a value out of range.
+    """
+
+    interval: int = 3
+    cut: int | str = 0
+    schedule: str | Sequence[int] | Rule = "uniform"
+    center: int | float | None = None
+    power: float = 1.4
+    start: int | float = 0.0
+    end: int | float = 1.0
+    warmup: int = 1
+    tail: int = 0
+    force: bool = False
+
+    role: ClassVar[str] = "reuse"
+    headline: ClassVar[tuple[str, ...]] = ("interval", "cut")
+
+    def flags(self, timeline: Timeline) -> list[bool]:
+        """One flag per evaluation of ``timeline``, true where it is full.
+
+        Raises:
+            SettingError: the schedule does not fit that many evaluations.
+        """
+        T = timeline.evaluations
+        if timeline.few_steps and not self.force:
+            return [True] * T
+        return schedules.flags(T, self._full(timeline), self.start, self.end, self.warmup, self.tail)
+
+    def _full(self, timeline: Timeline):
+        T = timeline.evaluations
+        if callable(self.schedule):
+            levels = timeline.read() if timeline.read else ([None] * T, [None] * T)
+            return lambda i: self.schedule(i, levels[0][i], levels[1][i], T)
+        if not isinstance(self.schedule, str):
+            return schedules.explicit(T, self.schedule)
+        if self.schedule == "uniform" or self.interval == 1:
+            return schedules.uniform(T, self.interval)
+        center = 0.3 if self.center is None else self.center
+        center = round(center * T) if isinstance(center, float) else center
+        quad = schedules.quad if self.schedule == "quad" else schedules.quad_real
+        return quad(T, self.interval, center, self.power)
+
+    def __post_init__(self):
+        if isinstance(self.schedule, Sequence) and not isinstance(self.schedule, str):
+            object.__setattr__(self, "schedule", tuple(self.schedule))  # hashable, and the caller's list stays theirs
+        super().__post_init__()
+        if type(self.start) is type(self.end) and self.start > self.end:
+            raise SettingError(f"DeepCache(start={self.start}, end={self.end}): start must not lie after end")
+
+    def _check_interval(self, value):
+        """an int of at least 1 (1 is plain sampling, 3 a usual choice)"""
+        return is_int(value, 1)
+
+    def _check_cut(self, value):
+        """a skip index (0 and up), 'auto', 'paper:m', 'helper:i' or a decoder layer's path"""
+        return is_int(value, 0) or isinstance(value, str)
+
+    def _check_schedule(self, value):
+        """'uniform', 'quad', 'quad_real', a list of evaluation indices, or a rule (i, timestep, sigma, T) -> bool"""
+        if isinstance(value, tuple):
+            return all(is_int(i, 0) for i in value)
+        return callable(value) or value in schedules.NAMES
+
+    def _check_center(self, value):
+        """an evaluation index, a share of the run between 0.0 and 1.0, or None"""
+        return value is None or is_point(value)
+
+    def _check_power(self, value):
+        """a number above 1"""
+        return isinstance(value, int | float) and value > 1
+
+    def _check_start(self, value):
+        """an evaluation index, or a share of the run between 0.0 and 1.0"""
+        return is_point(value)
+
+    _check_end = _check_start
+
+    def _check_warmup(self, value):
+        """an int of at least 0"""
+        return is_int(value, 0)
+
+    _check_tail = _check_warmup

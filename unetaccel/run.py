@@ -1,0 +1,196 @@
+"""Run: the state of one sampling call. Which evaluation this is, what it may reuse, what it cost.
+
+A Run counts U-Net evaluations; it never looks at the value of a timestep and never reads a tensor.
+Evaluations between two scheduler steps belong to different *streams* (two-pass guidance), each
+with its own feature.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+
+from .clock import StepClock
+from .timeline import Timeline
+from .views import Views
+
+MAX_STREAMS = 8
+
+
+@dataclass
+class Stream:
+    """What one stream keeps between evaluations: one feature (N, C, H, W) and the inputs it was made for."""
+
+    feature: torch.Tensor | None = None
+    inputs: object = None
+
+
+@dataclass
+class Report:
+    """What happened in one sampling call; kept after the call, without any tensor."""
+
+    timeline: Timeline
+    planned: list[bool]
+    kinds: list[list[bool]] = field(default_factory=list)
+    """Per stream, one flag per evaluation: True for full."""
+    clock: StepClock = field(default_factory=StepClock)
+    cached_bytes: int = 0
+    inputs: object = None
+    """Structure of the first evaluation's inputs, see ``structure``."""
+
+    @property
+    def plain(self) -> bool:
+        """Nothing is reused, so nothing is stored either."""
+        return all(self.planned)
+
+
+class Run:
+    """One sampling call. ``timeline`` is asked for when the first evaluation comes.
+
+    Args:
+        flags: from a timeline to one flag per evaluation (true is full).
+        borrow: gives the views to run on; asked again whenever ``Views.fingerprint`` has gone stale.
+        timeline: what is known of the call once its timesteps are set.
+        streams: evaluations per step, or None if ``step`` is called after each scheduler step.
+    """
+
+    def __init__(
+        self,
+        owner: object,
+        flags: Callable[[Timeline], list[bool]],
+        borrow: Callable[[], Views],
+        timeline: Callable[[], Timeline],
+        streams: int | None = None,
+    ):
+        self.owner = owner
+        self.closed = False
+        self._flags, self._borrow, self._timeline, self._per_step = flags, borrow, timeline, streams
+        self.views: Views | None = None
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget everything: the scheduler's timesteps were set, so a new trajectory begins."""
+        self._index = self._calls = 0
+        self._streams: list[Stream] = []
+        self._report: Report | None = None
+
+    def step(self) -> None:
+        """The scheduler made a step: the next evaluation is the next index of the first stream."""
+        self._index += 1
+        self._calls = 0
+
+    def invalidate(self) -> None:
+        """Make the next evaluation of every stream a full one."""
+        for stream in self._streams:
+            stream.feature = None
+
+    def close(self) -> None:
+        """Free the features; ``report`` stays."""
+        self.closed = True
+        self._streams = []
+
+    @property
+    def report(self) -> Report | None:
+        """What happened since the timesteps were last set; None before the first evaluation."""
+        return self._report
+
+    def evaluate(self, inputs: dict, plain: Callable[[], object]) -> object:
+        """One evaluation with keyword ``inputs``: full, cached, or ``plain()`` in a call that reuses nothing."""
+        if self._report is None:
+            self._begin(inputs)
+        stream = self._stream()
+        output = plain() if stream is None else self._evaluate(stream, inputs, plain)
+        self._calls += 1
+        if self._calls == self._per_step:
+            self.step()
+        return output
+
+    def _evaluate(self, stream: Stream, inputs: dict, plain: Callable[[], object]) -> object:
+        report, made_for = self._report, structure(inputs)
+        full = self._is_full(stream, made_for)
+        with report.clock.measure(full, inputs["sample"].device):
+            if report.plain:
+                output = plain()
+            elif full:
+                stream.feature = None  # freed before the pass, so that old and new never live side by side
+                output, stream.feature = self._fresh_views().run_full(inputs)
+                stream.inputs = made_for
+                report.cached_bytes = max(report.cached_bytes, self._bytes())
+            else:
+                output = self._fresh_views().run_cached(inputs, stream.feature)
+        report.kinds[self._calls].append(full)
+        return output
+
+    def _begin(self, inputs: dict) -> None:
+        timeline = self._timeline()
+        self._report = Report(timeline, self._flags(timeline), inputs=structure(inputs))
+        if timeline.few_steps and self._report.plain:
+            warnings.warn(
+                f"unetaccel: caching is off for this call: {timeline.few_steps}. "
+                "DeepCache(force=True) caches all the same; more steps make it worthwhile.",
+                stacklevel=2,
+            )
+
+    def _stream(self) -> Stream | None:
+        """The stream of this evaluation; None past ``MAX_STREAMS`` calls without a scheduler step."""
+        if self._calls >= MAX_STREAMS:
+            return None
+        if self._calls == len(self._streams):
+            self._streams.append(Stream())
+            self._report.kinds.append([])
+        return self._streams[self._calls]
+
+    def _is_full(self, stream: Stream, made_for: object) -> bool:
+        planned = self._report.planned
+        beyond = self._index >= len(planned)
+        return beyond or planned[self._index] or stream.feature is None or stream.inputs != made_for
+
+    def _fresh_views(self) -> Views:
+        if self.views is None or not self.views.fingerprint.is_current():
+            self.views = self._borrow()
+        return self.views
+
+    def _bytes(self) -> int:
+        return sum(s.feature.nbytes for s in self._streams if s.feature is not None)
+
+
+def structure(value: object) -> object:
+    """What of the inputs must stay the same for a feature to be reusable: shapes, dtypes, devices, presence.
+
+    Values are ignored (timesteps, scales), so nothing is read from a device.
+    """
+    if isinstance(value, torch.Tensor):
+        return tuple(value.shape), value.dtype, value.device
+    if isinstance(value, dict):
+        return tuple((k, structure(v)) for k, v in value.items() if v is not None and k != "timestep")
+    if isinstance(value, list | tuple):
+        return tuple(map(structure, value))
+    return type(value)
+
+
+_ACTIVE: contextvars.ContextVar[tuple[Run, ...]] = contextvars.ContextVar("unetaccel_runs", default=())
+
+
+def current_run(owner: object) -> Run | None:
+    """The innermost open run of ``owner`` in this thread (or asyncio task)."""
+    return next((r for r in reversed(_ACTIVE.get()) if r.owner is owner and not r.closed), None)
+
+
+@contextmanager
+def active(run: Run) -> Iterator[Run]:
+    """Make ``run`` the current one of its owner until the block ends or raises.
+
+    No ContextVar token is kept: a generator that is abandoned half-way may be closed in another
+    context, where resetting by token is an error. Closed runs are skipped and swept instead.
+    """
+    _ACTIVE.set((*(r for r in _ACTIVE.get() if not r.closed), run))
+    try:
+        yield run
+    finally:
+        run.close()
+        _ACTIVE.set(tuple(r for r in _ACTIVE.get() if not r.closed))

@@ -1,0 +1,150 @@
+"""The table of a U-Net's skips, in the one numbering used everywhere in this package.
+
+Skip ``b`` counts the skip tensors in the order in which the encoder makes them: 0 is the output of
+``conv_in``, then each layer of each down block and, where there is one, its downsampler. The
+decoder consumes them from the last to the first, one per layer. The foreign numberings
+are translated here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from .errors import SettingError, UnsupportedModelError
+
+UNETS = ("UNet2DConditionModel", "UNet2DModel")
+DOWN_BLOCKS = (
+    "DownBlock2D",
+    "CrossAttnDownBlock2D",
+    "AttnDownBlock2D",
+    "ResnetDownsampleBlock2D",
+    "SimpleCrossAttnDownBlock2D",
+)
+UP_BLOCKS = ("UpBlock2D", "CrossAttnUpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D", "SimpleCrossAttnUpBlock2D")
+LAYER_LISTS = ("resnets", "attentions")
+
+
+@dataclass(frozen=True)
+class Skip:
+    """One skip tensor: where the encoder makes it and where the decoder consumes it."""
+
+    b: int
+    block: int
+    """Index of the down block that makes it, or -1 for ``conv_in``."""
+    layer: int
+    """Index of the layer in that block; the downsampler counts as one past the last layer."""
+    source: str
+    """Path of the module that makes it, as in ``named_modules()``."""
+    entry: str
+    """Path of the decoder resnet that consumes it: the layer at which cut ``b`` enters."""
+    up_block: int
+    up_layer: int
+    channels: int
+    """Channels of the skip."""
+    hidden: int
+    """Channels of F, the hidden state that the skip is concatenated to."""
+    stride: int
+    """Side of the model's input over the side of the skip (and of F)."""
+
+
+def skip_table(unet: nn.Module) -> list[Skip]:
+    """Every skip of a supported U-Net, ordered by ``b``.
+
+    Raises:
+        UnsupportedModelError: the class, or one of its blocks, is not supported.
+    """
+    check_supported(unet)
+    made = _encoder_skips(unet)
+    layers = [(i, j, r) for i, block in enumerate(unet.up_blocks) for j, r in enumerate(block.resnets)]
+    if len(made) != len(layers):
+        raise UnsupportedModelError(
+            f"the encoder makes {len(made)} skips but the decoder consumes {len(layers)}: not a U-Net this package knows"
+        )
+    table = []
+    for b, ((block, layer, source, channels, stride), (i, j, resnet)) in enumerate(zip(made, reversed(layers), strict=True)):
+        hidden = resnet.in_channels - channels
+        table.append(Skip(b, block, layer, source, f"up_blocks.{i}.resnets.{j}", i, j, channels, hidden, stride))
+    return table
+
+
+def _encoder_skips(unet) -> list[tuple[int, int, str, int, int]]:
+    conv_in = getattr(unet.conv_in, "base_layer", unet.conv_in)  # a LoRA may wrap it
+    made, stride = [(-1, 0, "conv_in", conv_in.out_channels, 1)], 1
+    for i, block in enumerate(unet.down_blocks):
+        path = f"down_blocks.{i}"
+        for j, resnet in enumerate(block.resnets):
+            name = f"attentions.{j}" if getattr(block, "attentions", None) else f"resnets.{j}"
+            made.append((i, j, f"{path}.{name}", resnet.out_channels, stride))
+        if block.downsamplers is not None:
+            stride *= 2
+            made.append((i, len(block.resnets), f"{path}.downsamplers.0", block.downsamplers[0].out_channels, stride))
+    return made
+
+
+def check_supported(unet: nn.Module) -> None:
+    """Raise ``UnsupportedModelError``, naming the part at fault, unless ``unet`` can be split at its skips."""
+    if hasattr(unet, "_orig_mod"):
+        raise UnsupportedModelError(
+            "this U-Net was wrapped by torch.compile. Apply unetaccel to the plain U-Net (pipe.unet = pipe.unet._orig_mod)"
+        )
+    if not {c.__name__ for c in type(unet).__mro__} & set(UNETS):
+        raise UnsupportedModelError(f"{type(unet).__name__} is not supported yet; supported U-Nets: {', '.join(UNETS)}")
+    if getattr(unet, "_compiled_call_impl", None) is not None:
+        raise UnsupportedModelError(
+            "this U-Net was compiled in place (unet.compile()). Load it afresh and apply unetaccel without compiling it"
+        )
+    for kind, blocks, known in (("down", unet.down_blocks, DOWN_BLOCKS), ("up", unet.up_blocks, UP_BLOCKS)):
+        for i, block in enumerate(blocks):
+            if type(block).__name__ not in known:
+                raise UnsupportedModelError(
+                    f"{kind}_blocks.{i} is a {type(block).__name__}, which is not supported yet; "
+                    f"supported {kind} blocks: {', '.join(known)}"
+                )
+
+
+def resolve_cut(cut: int | str, table: list[Skip]) -> int:
+    """The skip index that ``cut`` names. ``"auto"`` needs costs and is resolved by ``costs.auto_cut``.
+
+    Accepted: an int ``b`` in 0..n-1; ``"paper:m"`` (the paper's 1-based branch, b = m - 1);
+    ``"helper:i"`` (``cache_branch_id`` of DeepCacheSDHelper: down block i // 3, layer i % 3);
+    the path of a decoder layer, such as ``"up_blocks.3.resnets.2"``.
+
+    Raises:
+        SettingError: none of these, or out of range.
+    """
+    n = len(table)
+    if isinstance(cut, int) and not isinstance(cut, bool):
+        return _in_range(cut, cut, n)
+    if isinstance(cut, str):
+        entries = {s.entry: s.b for s in table}
+        if cut in entries:
+            return entries[cut]
+        scheme, _, number = cut.partition(":")
+        if scheme in ("paper", "helper") and number.isdecimal():
+            return _in_range(int(number) - 1 if scheme == "paper" else _from_helper(int(number), table), cut, n)
+    raise SettingError(
+        f"cut={cut!r} is not a cut. Allowed: 0..{n - 1}, 'auto', 'paper:1'..'paper:{n}', 'helper:0' and up, "
+        f"or the path of a decoder layer such as {table[0].entry!r}"
+    )
+
+
+def _in_range(b: int, given: int | str, n: int) -> int:
+    if 0 <= b < n:
+        return b
+    raise SettingError(
+        f"cut={given!r} is out of range: this U-Net has {n} skips, so a cut is 0 (cached steps run least) "
+        f"to {n - 1} (only the mid block is skipped)"
+    )
+
+
+def _from_helper(i: int, table: list[Skip]) -> int:
+    """The helper keeps layers below i % 3 of down block i // 3, three layers a block whatever the model has."""
+    block, layer = divmod(i, 3)
+    own = [s for s in table if s.block == block]
+    if not own:
+        return len(table)
+    return own[0].b - 1 + min(layer, len(own))
+
+

@@ -1,0 +1,77 @@
+"""What a scheduler says about a sampling call, as host numbers: how many evaluations, which timesteps."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+FEW_STEPS = 4
+DISTILLED = ("LCMScheduler", "TCDScheduler")
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """The evaluations of one sampling call, before the first of them.
+
+    ``evaluations`` counts the U-Net calls of one stream: with a second-order solver more than the steps
+    asked for, with img2img fewer. ``read`` gives the timesteps and noise levels (sigma, in the
+    variance-exploding sense) when a schedule wants them; it reads them from the device, once a call.
+    """
+
+    evaluations: int
+    scheduler: str | None = None
+    read: Callable[[], tuple[list[float], list[float]]] | None = None
+
+    @property
+    def few_steps(self) -> str | None:
+        """Why caching is not worth it here, or None."""
+        if self.scheduler in DISTILLED:
+            return f"{self.scheduler} is made for a few, very different steps"
+        if self.evaluations <= FEW_STEPS:
+            return f"{self.evaluations} evaluations leave nothing alike to reuse"
+        return None
+
+
+def of_scheduler(scheduler, evaluations: int | None = None, stops_early: bool = False) -> Timeline:
+    """The timeline of a scheduler whose timesteps are set.
+
+    Args:
+        evaluations: how many of its timesteps the loop visits; by default all from its ``begin_index`` on.
+        stops_early: the loop leaves out the last timesteps rather than the first (``denoising_end``).
+    """
+    total, begin = len(scheduler.timesteps), getattr(scheduler, "begin_index", None)
+    count = total - (begin or 0) if evaluations is None else evaluations
+    if begin is None:
+        begin = 0 if stops_early else max(total - count, 0)
+    return Timeline(count, _name(scheduler), lambda: _levels(scheduler, slice(begin, begin + count)))
+
+
+def of_steps(scheduler, steps: int) -> Timeline:
+    """The timeline that ``steps`` inference steps would have; the given scheduler is left alone."""
+    scheduler = copy.deepcopy(scheduler)
+    scheduler.set_timesteps(steps)
+    return of_scheduler(scheduler)
+
+
+def _name(scheduler) -> str:
+    return next((c.__name__ for c in type(scheduler).__mro__ if c.__name__ in DISTILLED), type(scheduler).__name__)
+
+
+def _levels(scheduler, visited: slice) -> tuple[list[float], list[float]]:
+    """The visited timesteps and their sigmas; sigma is nan where the scheduler does not say."""
+    timesteps = [float(t) for t in scheduler.timesteps.tolist()]
+    sigmas = getattr(scheduler, "sigmas", None)
+    if sigmas is not None and len(sigmas) in (len(timesteps), len(timesteps) + 1):
+        levels = [float(s) for s in sigmas.tolist()]
+    elif hasattr(scheduler, "alphas_cumprod"):
+        alphas = scheduler.alphas_cumprod.tolist()
+        levels = [_sigma(alphas[min(max(int(t), 0), len(alphas) - 1)]) for t in timesteps]
+    else:
+        levels = [math.nan] * len(timesteps)
+    return timesteps[visited], levels[: len(timesteps)][visited]
+
+
+def _sigma(alpha: float) -> float:
+    return math.sqrt((1 - alpha) / alpha) if alpha > 0 else math.inf

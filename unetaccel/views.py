@@ -1,0 +1,149 @@
+"""The two views of a U-Net for one cut: everything, and only what a cached step needs.
+
+Both are overlays of the same U-Net and run diffusers' own ``forward``; they share every layer.
+The full view hands F, the hidden state entering the decoder layer that consumes skip ``b``, to a
+``Tap``; the cached view has no layer below the cut and takes F from the same tap.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from .overlay import Fingerprint, copied_containers, overlay, refuse_replaced_forward
+from .skips import LAYER_LISTS, Skip, skip_table
+
+_RESIDUALS = "down_block_additional_residuals"  # ControlNet: one per skip
+_MID_RESIDUAL = "mid_block_additional_residual"
+_ADAPTER = "down_intrablock_additional_residuals"  # T2I-Adapter: one per down block
+
+
+class Port:
+    """Where F passes between a view and its caller, for the length of one evaluation."""
+
+    def __init__(self):
+        self.feature: torch.Tensor | None = None  # (N, C, H, W)
+
+
+class Tap(nn.Module):
+    """Stands for the decoder block at the cut: writes its first input to the port, or replaces it from there.
+
+    The feature is copied either way, because blocks may edit their input in place (FreeU does).
+    """
+
+    def __init__(self, block: nn.Module, port: Port, reads: bool):
+        super().__init__()
+        self.block = block
+        self.resnets = block.resnets  # diffusers counts a block's skips by these
+        self.has_cross_attention = getattr(block, "has_cross_attention", False)
+        self.port = port
+        self.reads = reads
+
+    def forward(self, hidden_states, *args, **kwargs):
+        if self.reads:
+            hidden_states = self.port.feature.clone()
+        else:
+            self.port.feature = hidden_states.clone()
+        return self.block(hidden_states, *args, **kwargs)
+
+
+class PassThrough(nn.Module):
+    """Stands for the mid block of a cached view, whose output nothing reads."""
+
+    def forward(self, hidden_states, *args, **kwargs):
+        return hidden_states
+
+
+@dataclass
+class Views:
+    """``full`` and ``cached``: two U-Nets of the original's class, and the port through which F passes."""
+
+    full: nn.Module
+    cached: nn.Module
+    port: Port
+    skip: Skip
+    whole_blocks: int
+    """Down blocks whose last layer the cached view still runs."""
+    fingerprint: Fingerprint = field(repr=False)
+
+    def run_full(self, inputs: dict) -> tuple[object, torch.Tensor]:
+        """One full evaluation with keyword ``inputs``: the U-Net's output, and F of shape (N, C, H, W)."""
+        output = type(self.full).forward(self.full, **inputs)
+        feature, self.port.feature = self.port.feature, None
+        return output, feature
+
+    def run_cached(self, inputs: dict, feature: torch.Tensor) -> object:
+        """One cached evaluation from ``feature``: the U-Net's output."""
+        self.port.feature = feature
+        try:
+            return type(self.cached).forward(self.cached, **self._relevant(inputs))
+        finally:
+            self.port.feature = None
+
+    def _relevant(self, inputs: dict) -> dict:
+        """Drop the residuals that no layer of the cached view reads; keep their presence, which has a meaning."""
+        trimmed = dict(inputs)
+        if inputs.get(_RESIDUALS) is not None and inputs.get(_MID_RESIDUAL) is not None:
+            residuals = inputs[_RESIDUALS]
+            trimmed[_RESIDUALS] = tuple(residuals[: self.skip.b + 1])
+            trimmed[_MID_RESIDUAL] = residuals[0].new_zeros(())
+        elif inputs.get(_RESIDUALS) is not None:  # how T2I-Adapters were passed before they had their own argument
+            trimmed[_RESIDUALS] = list(inputs[_RESIDUALS][: self.whole_blocks])
+        if inputs.get(_ADAPTER) is not None:
+            trimmed[_ADAPTER] = list(inputs[_ADAPTER][: self.whole_blocks])
+        return trimmed
+
+
+def build_views(unet: nn.Module, b: int) -> Views:
+    """Both views of ``unet`` for cut ``b``. Builds a dozen small objects and copies no tensor.
+
+    Raises:
+        UnsupportedModelError: see ``skips.check_supported``; or a block was patched by another tool.
+    """
+    skip = skip_table(unet)[b]
+    paths = ["down_blocks.0", "up_blocks.0", f"up_blocks.{skip.up_block}.resnets"]
+    if skip.block >= 0:
+        paths.append(f"down_blocks.{skip.block}.resnets")
+    containers = copied_containers(unet, paths)
+    refuse_replaced_forward(containers[1:], {id(m): name for name, m in unet.named_modules()})
+    port, up = Port(), list(unet.up_blocks)
+    entry, above = up[skip.up_block], up[skip.up_block + 1 :]
+    head = [*up[: skip.up_block], *([_layers(entry, 0, skip.up_layer, "upsamplers")] if skip.up_layer else [])]
+    tail = _layers(entry, skip.up_layer, None, None) if skip.up_layer else entry
+    full = overlay(unet, {"up_blocks": nn.ModuleList([*head, Tap(tail, port, reads=False), *above])})
+    down, whole = _encoder(unet, skip)
+    cached = overlay(
+        unet,
+        {
+            "down_blocks": nn.ModuleList(down),
+            "mid_block": PassThrough(),
+            "up_blocks": nn.ModuleList([Tap(tail, port, reads=True), *above]),
+        },
+    )
+    return Views(full, cached, port, skip, whole, Fingerprint(containers))
+
+
+def _encoder(unet: nn.Module, skip: Skip) -> tuple[list[nn.Module], int]:
+    """The down blocks that make skips 0..b, and how many of them run their last layer."""
+    if skip.block < 0:
+        return [], 0
+    block = unet.down_blocks[skip.block]
+    before = list(unet.down_blocks[: skip.block])
+    if skip.layer >= len(block.resnets):
+        return [*before, block], skip.block + 1
+    whole = skip.block + (skip.layer == len(block.resnets) - 1)
+    return [*before, _layers(block, 0, skip.layer + 1, "downsamplers")], whole
+
+
+def _layers(block: nn.Module, start: int, stop: int | None, without: str | None) -> nn.Module:
+    """``block`` with layers start..stop only, and without its resampler if ``without`` names it."""
+    changes: dict[str, nn.Module | None] = {
+        name: nn.ModuleList(list(getattr(block, name))[start:stop])
+        for name in LAYER_LISTS
+        if getattr(block, name, None) is not None
+    }
+    if without is not None:
+        changes[without] = None
+    return overlay(block, changes)
