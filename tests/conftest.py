@@ -1,0 +1,217 @@
+"""Small random models of the real architectures, in the real pipeline classes. Nothing touches the network."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+
+import copy
+import hashlib
+from types import SimpleNamespace
+
+import diffusers
+import pytest
+import torch
+from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel, UNet2DModel
+
+torch.set_num_threads(1)
+
+CONTEXT = 32
+
+_CONDITIONED = dict(
+    sample_size=16,
+    in_channels=4,
+    out_channels=4,
+    cross_attention_dim=CONTEXT,
+    attention_head_dim=4,
+    norm_num_groups=8,
+    block_out_channels=(16, 32, 32),
+    down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+    up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+)
+_PLAIN = dict(sample_size=16, in_channels=3, out_channels=3, norm_num_groups=8, block_out_channels=(16, 32, 32), attention_head_dim=8)
+
+ARCHITECTURES = {
+    "sd": (UNet2DConditionModel, {**_CONDITIONED, "layers_per_block": 2}),
+    "sd-4-levels": (
+        UNet2DConditionModel,
+        {
+            **_CONDITIONED,
+            "block_out_channels": (16, 16, 32, 32),
+            "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+            "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+        },
+    ),
+    "one-layer": (UNet2DConditionModel, {**_CONDITIONED, "layers_per_block": 1}),
+    "three-layers": (UNet2DConditionModel, {**_CONDITIONED, "layers_per_block": 3}),
+    "no-mid-block": (UNet2DConditionModel, {**_CONDITIONED, "layers_per_block": 1, "mid_block_type": None}),
+    "sdxl": (
+        UNet2DConditionModel,
+        {
+            **_CONDITIONED,
+            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            "transformer_layers_per_block": (1, 2, 2),
+            "use_linear_projection": True,
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 8,
+            "projection_class_embeddings_input_dim": 80,
+        },
+    ),
+    "simple-cross-attention": (
+        UNet2DConditionModel,
+        {
+            **_CONDITIONED,
+            "down_block_types": ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+            "up_block_types": ("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+            "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
+            "block_out_channels": (16, 32),
+            "resnet_time_scale_shift": "scale_shift",
+        },
+    ),
+    "class-conditioned": (UNet2DConditionModel, {**_CONDITIONED, "layers_per_block": 1, "num_class_embeds": 10}),
+    "ddpm": (
+        UNet2DModel,
+        {
+            **_PLAIN,
+            "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
+            "up_block_types": ("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+        },
+    ),
+    "ldm": (
+        UNet2DModel,
+        {
+            **_PLAIN,
+            "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
+            "up_block_types": ("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+            "downsample_type": "resnet",
+            "upsample_type": "resnet",
+            "num_class_embeds": 5,
+        },
+    ),
+}
+
+
+def build_unet(name: str = "sd", seed: int = 0):
+    torch.manual_seed(seed)
+    cls, config = ARCHITECTURES[name]
+    return cls(**config).eval().requires_grad_(False)
+
+
+def unet_inputs(unet, batch: int = 2, size: tuple[int, int] = (16, 16), seed: int = 0) -> dict:
+    """Keyword inputs that fit ``unet``."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(shape, generator=generator)
+
+    config = unet.config
+    inputs = {"sample": normal(batch, config.in_channels, *size), "timestep": torch.tensor(500), "return_dict": False}
+    if "cross_attention_dim" in config:
+        inputs["encoder_hidden_states"] = normal(batch, 7, CONTEXT)
+    if config.get("num_class_embeds"):
+        inputs["class_labels"] = torch.arange(batch) % config.num_class_embeds
+    if config.get("addition_embed_type"):
+        inputs["added_cond_kwargs"] = {"text_embeds": normal(batch, 32), "time_ids": normal(batch, 6)}
+    return inputs
+
+
+def build_pipe(name: str = "sd", scheduler=None, seed: int = 0) -> StableDiffusionPipeline:
+    torch.manual_seed(seed)
+    vae = AutoencoderTiny(encoder_block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4).eval()
+    pipe = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=None,
+        tokenizer=None,
+        unet=build_unet(name, seed),
+        scheduler=scheduler or build_scheduler("DDIMScheduler"),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def build_scheduler(name: str, **options):
+    base = DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, steps_offset=1)
+    return getattr(diffusers, name).from_config({**base.config, **options})
+
+
+def call_pipe(pipe, steps: int = 10, seed: int = 0, batch: int = 1, size: int = 128, **options) -> torch.Tensor:
+    """Latents of one call; equal for equal arguments."""
+    generator = torch.Generator().manual_seed(seed)
+    embeds = torch.randn(2, batch, 7, CONTEXT, generator=torch.Generator().manual_seed(100 + seed))
+    defaults = dict(height=size, width=size, output_type="latent", num_inference_steps=steps)
+    guidance = {"prompt_embeds": embeds[0], "negative_prompt_embeds": embeds[1]}
+    return pipe(**{**defaults, **guidance, "generator": generator, **options}).images
+
+
+class Spy:
+    """Counts whole-U-Net work by hooks on shared leaves: evidence that does not come from the code under test."""
+
+    def __init__(self, unet):
+        self.evaluations = self.full = 0
+        self.pattern = ""
+        deepest = unet.down_blocks[-1].resnets[0]
+        self._hooks = [unet.conv_in.register_forward_hook(self._started), deepest.register_forward_hook(self._deep)]
+
+    def _started(self, *_):
+        self.evaluations += 1
+        self.pattern += "."
+
+    def _deep(self, *_):
+        self.full += 1
+        self.pattern = self.pattern[:-1] + "F"
+
+    def stop(self) -> str:
+        for hook in self._hooks:
+            hook.remove()
+        return self.pattern
+
+
+def snapshot(pipe) -> dict:
+    """Everything that removal must leave as it was."""
+    unet = pipe.unet
+    modules = {
+        name: (id(m), type(m), tuple(m.__dict__), tuple(map(id, m._modules.values())), len(m._forward_hooks), len(m._forward_pre_hooks))
+        for name, m in unet.named_modules()
+    }
+    tensors = {name: (id(p), p.data_ptr(), p._version) for name, p in [*unet.named_parameters(), *unet.named_buffers()]}
+    digest = hashlib.sha256()
+    for name, value in unet.state_dict().items():
+        digest.update(name.encode() + value.numpy().tobytes())
+    return {
+        "unet": (id(unet), type(unet)),
+        "modules": modules,
+        "tensors": tensors,
+        "bytes": digest.hexdigest(),
+        "pipe": (type(pipe), {k: id(v) for k, v in pipe.__dict__.items()}, copy.deepcopy(dict(pipe.config))),
+        "scheduler": (type(pipe.scheduler), {k: repr(v) for k, v in pipe.scheduler.__dict__.items()}),
+    }
+
+
+@pytest.fixture(scope="session")
+def tiny() -> SimpleNamespace:
+    """The builders of this file, for tests in any folder."""
+    return SimpleNamespace(
+        ARCHITECTURES=ARCHITECTURES,
+        unet=build_unet,
+        inputs=unet_inputs,
+        pipe=build_pipe,
+        scheduler=build_scheduler,
+        call=call_pipe,
+        Spy=Spy,
+        snapshot=snapshot,
+    )
+
+
+def pytest_generate_tests(metafunc):
+    """``architecture`` runs over every architecture, and ``architecture_cut`` over every cut of each."""
+    if "architecture" in metafunc.fixturenames:
+        metafunc.parametrize("architecture", ARCHITECTURES)
+    if "architecture_cut" in metafunc.fixturenames:
+        counts = {name: sum(len(b.resnets) for b in build_unet(name).up_blocks) for name in ARCHITECTURES}
+        pairs = [(name, b) for name, n in counts.items() for b in range(n)]
+        metafunc.parametrize("architecture_cut", pairs, ids=[f"{name}-{b}" for name, b in pairs])

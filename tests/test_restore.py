@@ -1,0 +1,236 @@
+"""Rule 1: removal is exact, apply is all-or-nothing. Rule 2, in part: the accelerated U-Net is the same kind of thing."""
+
+import copy
+import json
+
+import pytest
+import torch
+from DeepCache import DeepCacheSDHelper
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+
+import unetaccel
+from unetaccel import AlreadyAppliedError, DeepCache, SettingError, UnsupportedModelError
+
+
+def test_removal_restores_everything(tiny):
+    pipe = tiny.pipe()
+    plain = tiny.call(pipe)
+    before = tiny.snapshot(pipe)
+    handle = unetaccel.apply(pipe, DeepCache(interval=3, cut=4))
+    cached = tiny.call(pipe)
+    handle.remove()
+    after = tiny.snapshot(pipe)
+    assert {k: after[k] == before[k] for k in before} == dict.fromkeys(before, True)
+    assert torch.equal(tiny.call(pipe), plain)
+    assert not torch.equal(cached, plain)
+
+
+def test_the_snapshot_bites(tiny):
+    """The official helper leaves a ``forward`` on every module it wrapped."""
+    pipe = tiny.pipe("sd-4-levels")
+    before = tiny.snapshot(pipe)
+    helper = DeepCacheSDHelper(pipe=pipe)
+    helper.set_params(cache_interval=3)
+    helper.enable()
+    assert tiny.snapshot(pipe)["modules"] != before["modules"]
+    helper.disable()
+    assert tiny.snapshot(pipe)["modules"] != before["modules"]
+    pipe.unet.conv_in.weight.add_(0)
+    assert tiny.snapshot(pipe)["tensors"] != before["tensors"]
+
+
+def test_removal_after_an_exception_inside_with(tiny):
+    pipe = tiny.pipe()
+    before = tiny.snapshot(pipe)
+    with pytest.raises(RuntimeError, match="stop"), unetaccel.apply(pipe, DeepCache()):
+        raise RuntimeError("stop")
+    assert tiny.snapshot(pipe) == before
+
+
+def test_remove_twice_is_harmless_and_does_not_touch_a_later_apply(tiny):
+    pipe = tiny.pipe()
+    unet = pipe.unet
+    first = unetaccel.apply(pipe, DeepCache())
+    first.remove()
+    second = unetaccel.apply(pipe, DeepCache(interval=2))
+    first.remove()
+    assert pipe.unet is second.unet
+    assert second.is_applied
+    assert not first.is_applied
+    second.remove()
+    assert pipe.unet is unet
+
+
+def test_a_second_apply_needs_replace(tiny):
+    pipe = tiny.pipe()
+    tiny.call(pipe)  # pipelines keep notes of their last call
+    before = tiny.snapshot(pipe)
+    first = unetaccel.apply(pipe, DeepCache(interval=2))
+    with pytest.raises(AlreadyAppliedError, match=r"DeepCache\(interval=2, cut=0\).*replace=True"):
+        unetaccel.apply(pipe, DeepCache(interval=5))
+    assert first.is_applied
+    with pytest.raises(SettingError):
+        unetaccel.apply(pipe, DeepCache(cut=99), replace=True)
+    assert first.is_applied, "a failed replacement gives nothing up"
+    second = unetaccel.apply(pipe, DeepCache(interval=5), replace=True)
+    assert not first.is_applied
+    tiny.call(pipe)
+    assert second.summary().pattern == "F....F...."
+    second.remove()
+    after = tiny.snapshot(pipe)
+    assert (after["unet"], after["modules"], after["pipe"][0]) == (before["unet"], before["modules"], before["pipe"][0])
+
+
+@pytest.mark.parametrize("methods", [(DeepCache(cut=99),), (), (DeepCache(), DeepCache()), ("deepcache",), (DeepCache(cut="paper:0"),)])
+def test_a_failed_apply_leaves_nothing_applied(tiny, methods):
+    pipe = tiny.pipe()
+    before = tiny.snapshot(pipe)
+    with pytest.raises(SettingError):
+        unetaccel.apply(pipe, *methods)
+    assert tiny.snapshot(pipe) == before
+
+
+def test_a_model_patched_by_the_official_helper_is_refused(tiny):
+    pipe = tiny.pipe("sd-4-levels")
+    helper = DeepCacheSDHelper(pipe=pipe)
+    helper.set_params(cache_interval=3)
+    helper.enable()
+    with pytest.raises(UnsupportedModelError, match=r"replaced `forward`.*DeepCacheSDHelper.disable\(\)"):
+        unetaccel.apply(pipe, DeepCache())
+    helper.disable()
+    with unetaccel.apply(pipe, DeepCache(cut=4)) as handle:
+        tiny.call(pipe)
+        assert handle.summary().cached == 6
+
+
+def test_the_accelerated_unet_is_the_same_kind_of_thing(tiny, tmp_path):
+    pipe = tiny.pipe()
+    original = pipe.unet
+    unetaccel.apply(pipe, DeepCache(cut=2))
+    unet = pipe.unet
+    assert unet is not original
+    assert isinstance(unet, UNet2DConditionModel)
+    assert isinstance(pipe, StableDiffusionPipeline)
+    assert (type(unet).__name__, type(unet).__module__) == (type(original).__name__, type(original).__module__)
+    assert unet.config is original.config
+    assert (unet.dtype, unet.device) == (original.dtype, original.device)
+    assert list(unet.state_dict()) == list(original.state_dict())
+    assert [id(p) for p in unet.parameters()] == [id(p) for p in original.parameters()]
+    assert pipe.config["unet"] == ("diffusers", "UNet2DConditionModel")
+    unet.save_pretrained(tmp_path / "ours")
+    original.save_pretrained(tmp_path / "plain")
+    for file in ("config.json", "diffusion_pytorch_model.safetensors"):
+        assert (tmp_path / "ours" / file).read_bytes() == (tmp_path / "plain" / file).read_bytes()
+    pipe.save_pretrained(tmp_path / "pipe")
+    index = json.loads((tmp_path / "pipe" / "model_index.json").read_text())
+    assert index["_class_name"] == "StableDiffusionPipeline"
+    assert index["unet"] == ["diffusers", "UNet2DConditionModel"]
+
+
+def test_copies_and_pickles_are_plain(tiny, tmp_path):
+    unet = tiny.unet()
+    accelerated = unetaccel.apply(unet, DeepCache()).unet
+    assert type(copy.deepcopy(accelerated)) is UNet2DConditionModel
+    torch.save(accelerated, tmp_path / "unet.pt")
+    assert type(torch.load(tmp_path / "unet.pt", weights_only=False)) is UNet2DConditionModel  # noqa: S614 - our own file
+
+
+def test_what_users_do_to_the_accelerated_unet_happens_to_theirs(tiny):
+    from diffusers.models.attention_processor import AttnProcessor
+
+    pipe = tiny.pipe()
+    original = pipe.unet
+    handle = unetaccel.apply(pipe, DeepCache(cut=8))
+    first = tiny.call(pipe)
+    pipe.enable_freeu(s1=0.6, s2=0.4, b1=1.3, b2=1.5)
+    pipe.unet.set_attn_processor(AttnProcessor())
+    pipe.unet.note = "mine"
+    with_freeu = tiny.call(pipe)
+    assert not torch.equal(first, with_freeu), "the views were rebuilt"
+    handle.remove()
+    assert original.note == "mine"
+    assert original.up_blocks[0].s1 == 0.6
+    assert all(isinstance(p, AttnProcessor) for p in original.attn_processors.values())
+
+
+def test_a_lora_loaded_after_apply_works_and_stays(tiny):
+    from peft import LoraConfig
+
+    pipe = tiny.pipe()
+    handle = unetaccel.apply(pipe, DeepCache(cut=2))
+    without = tiny.call(pipe)
+    torch.manual_seed(0)
+    config = LoraConfig(r=2, target_modules=["to_q", "to_v", "conv1", "conv_in"], init_lora_weights=False)
+    pipe.unet.add_adapter(config)
+    cached = tiny.call(pipe)
+    assert not torch.equal(cached, without)
+    handle.remove()
+    plain = tiny.call(pipe)
+    with unetaccel.apply(pipe, DeepCache(interval=1)):
+        assert torch.equal(tiny.call(pipe), plain)
+    with unetaccel.apply(pipe, DeepCache(cut=2)):
+        assert torch.equal(tiny.call(pipe), cached)
+
+
+class Mover:
+    """What accelerate's offload hooks do, on a machine without a second device: count moves around each call."""
+
+    def __new__(cls):
+        from accelerate.hooks import ModelHook
+
+        class Hook(ModelHook):
+            calls = 0
+
+            def pre_forward(self, module, *args, **kwargs):
+                self.calls += 1
+                return args, kwargs
+
+        return Hook()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_offload_hooks_before_and_after_apply(tiny, when):
+    """The life cycle that breaks the official helper: hooks are removed and installed again after each call."""
+    from accelerate.hooks import add_hook_to_module, remove_hook_from_module
+
+    pipe = tiny.pipe()
+    with unetaccel.apply(pipe, DeepCache(interval=3)) as handle:
+        expected = tiny.call(pipe)
+    original, hook = pipe.unet, Mover()
+    if when == "before":
+        add_hook_to_module(pipe.unet, hook)
+    handle = unetaccel.apply(pipe, DeepCache(interval=3))
+    if when == "after":
+        add_hook_to_module(pipe.unet, hook)
+    for _ in range(3):
+        assert torch.equal(tiny.call(pipe), expected)
+        assert handle.summary().pattern == "F..F..F..F"
+        remove_hook_from_module(pipe.unet)
+        add_hook_to_module(pipe.unet, hook)
+    assert hook.calls == 30
+    handle.remove()
+    plain = tiny.call(pipe)
+    assert hook.calls == 40
+    remove_hook_from_module(pipe.unet)
+    assert pipe.unet is original
+    assert torch.equal(tiny.call(pipe), plain)
+
+
+def test_a_unet_that_the_user_put_there_since_is_left_alone(tiny):
+    pipe = tiny.pipe()
+    handle = unetaccel.apply(pipe, DeepCache())
+    mine = tiny.unet(seed=1)
+    pipe.unet = mine
+    tiny.call(pipe)
+    handle.remove()
+    assert pipe.unet is mine
+
+
+def test_a_bare_unet_is_not_touched(tiny):
+    unet = tiny.unet()
+    before = {name: (id(m), tuple(m.__dict__)) for name, m in unet.named_modules()}
+    inputs = tiny.inputs(unet)
+    with unetaccel.apply(unet, DeepCache(interval=2)) as handle, handle.run(6):
+        for _ in range(6):
+            handle.unet(**inputs)
+    assert {name: (id(m), tuple(m.__dict__)) for name, m in unet.named_modules()} == before

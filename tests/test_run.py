@@ -1,0 +1,305 @@
+"""Rules 3, 4 and 5: state belongs to one sampling call."""
+
+import gc
+import threading
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import unetaccel
+from unetaccel import DeepCache
+
+
+def stored(handle):
+    """Features alive in the handle's latest run."""
+    return [s.feature for s in handle._engine.last._streams if s.feature is not None]
+
+
+def kinds(handle):
+    return handle._engine.report().kinds
+
+
+@pytest.mark.parametrize("place", ["unet", "scheduler", "callback"])
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_exception_leaves_nothing_behind(tiny, place, error):
+    pipe = tiny.pipe()
+    handle = unetaccel.apply(pipe, DeepCache(cut=1))
+    expected = tiny.call(pipe)
+    count, options, undo = [0], {}, lambda: None
+
+    def fail(*args, **kwargs):
+        count[0] += 1
+        if count[0] == 5:
+            assert stored(handle), "the run holds a feature when it fails, so freeing it is a test"
+            raise error("stop")
+
+    if place == "unet":
+        hook = pipe.unet.conv_out.register_forward_hook(lambda *a: fail())
+        undo = hook.remove
+    elif place == "scheduler":
+        step = pipe.scheduler._get_variance
+        pipe.scheduler._get_variance = lambda *a: (fail(), step(*a))[1]
+        undo = lambda: pipe.scheduler.__dict__.pop("_get_variance")  # noqa: E731
+        options = {"eta": 0.5}
+    else:
+        options = {"callback_on_step_end": lambda p, i, t, values: fail() or values}
+    scheduler = pipe.scheduler
+    with pytest.raises(error, match="stop"):
+        tiny.call(pipe, **options)
+    undo()
+    assert not stored(handle)
+    assert pipe.scheduler is scheduler
+    assert torch.equal(tiny.call(pipe), expected)
+
+
+def test_features_are_freed_when_the_call_ends(tiny):
+    pipe = tiny.pipe()
+    handle = unetaccel.apply(pipe, DeepCache(cut=1))
+    tiny.call(pipe)
+    assert not stored(handle)
+    gc.collect()
+    engine_tensors = [o for o in gc.get_referents(handle._engine.last) if isinstance(o, torch.Tensor)]
+    assert not engine_tensors
+    assert all(v.port.feature is None for v in handle._engine._idle)
+
+
+def test_an_abandoned_generator_ends_its_run(tiny):
+    unet = tiny.unet()
+    handle = unetaccel.apply(unet, DeepCache(interval=3))
+    inputs = tiny.inputs(unet)
+
+    def samples():
+        with handle.run(9):
+            for _ in range(9):
+                yield handle.unet(**inputs)[0]
+
+    generator = samples()
+    next(generator), next(generator)
+    assert stored(handle)
+    closer = threading.Thread(target=generator.close)  # another thread, so another context
+    closer.start()
+    closer.join()
+    assert not stored(handle)
+    with handle.run(6):
+        outputs = [handle.unet(**inputs)[0] for _ in range(3)]
+    assert kinds(handle) == [[True, False, False]]
+    assert torch.equal(outputs[0], unet(**inputs)[0])
+
+
+def test_two_threads_with_two_pipelines_on_one_unet(tiny):
+    first = tiny.pipe()
+    second = tiny.pipe()
+    second.unet = first.unet
+    expected = []
+    for pipe, settings in ((first, DeepCache(interval=2, cut=1)), (second, DeepCache(interval=5, cut=4))):
+        with unetaccel.apply(pipe, settings):
+            expected.append(tiny.call(pipe, seed=3))
+    handles = [unetaccel.apply(first, DeepCache(interval=2, cut=1)), unetaccel.apply(second, DeepCache(interval=5, cut=4))]
+    results, barrier = [[], []], threading.Barrier(2)
+
+    def work(i, pipe):
+        barrier.wait()
+        for _ in range(4):
+            results[i].append(tiny.call(pipe, seed=3))
+
+    threads = [threading.Thread(target=work, args=(i, p)) for i, p in enumerate((first, second))]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    for found, want in zip(results, expected, strict=True):
+        assert len(found) == 4
+        assert all(torch.equal(image, want) for image in found)
+    [h.remove() for h in handles]
+
+
+def test_two_threads_with_runs_of_one_handle(tiny):
+    unet = tiny.unet()
+    handle = unetaccel.apply(unet, DeepCache(interval=3, cut=1))
+    results = {}
+
+    def work(seed):
+        inputs = tiny.inputs(unet, seed=seed)
+        with handle.run(9):
+            results[seed] = [handle.unet(**{**inputs, "timestep": t})[0] for t in range(900, 0, -100)]
+
+    threads = [threading.Thread(target=work, args=(s,)) for s in (1, 2)]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    for seed in (1, 2):
+        found = results[seed]
+        work(seed)
+        assert all(torch.equal(a, b) for a, b in zip(found, results[seed], strict=True))
+
+
+def test_two_pass_guidance_has_two_streams(tiny):
+    """Separate unconditional and conditional calls give what one batched call gives."""
+    unet = tiny.unet()
+    handle = unetaccel.apply(unet, DeepCache(interval=3, cut=1))
+    inputs = tiny.inputs(unet)
+    timesteps = range(900, 0, -100)
+    with handle.run(9):
+        batched = [handle.unet(**{**inputs, "timestep": t})[0] for t in timesteps]
+    halves = [{**inputs, "sample": inputs["sample"][i : i + 1], "encoder_hidden_states": inputs["encoder_hidden_states"][i : i + 1]} for i in (0, 1)]
+    with handle.run(9, streams=2):
+        separate = [torch.cat([handle.unet(**{**half, "timestep": t})[0] for half in halves]) for t in timesteps]
+    summary = handle.summary()
+    assert summary.patterns == ("F..F..F..", "F..F..F..")
+    for one, two in zip(batched, separate, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-5)
+    feature_bytes = 16 * 16 * 16 * 4  # one F: channels, height, width, float32
+    assert summary.cached_bytes == 2 * feature_bytes
+
+
+def test_pipelines_that_call_twice_per_step_are_noticed(tiny):
+    pipe = tiny.pipe()
+
+    class TwoPass(type(pipe)):
+        def __call__(self, *args, **kwargs):
+            scheduler = self.scheduler
+            scheduler.set_timesteps(6)
+            x = torch.ones(1, 4, 16, 16)
+            for t in scheduler.timesteps:
+                conditions = (torch.zeros(1, 7, 32), torch.ones(1, 7, 32))
+                negative, positive = (self.unet(x, t, c)[0] for c in conditions)
+                x = scheduler.step(positive + 2 * (positive - negative), t, x).prev_sample
+            return x
+
+    pipe.__class__ = TwoPass
+    with torch.no_grad(), unetaccel.apply(pipe, DeepCache(interval=3)) as handle:
+        pipe()
+        assert handle.summary().patterns == ("F..F..", "F..F..")
+        assert handle.summary().streams == 2
+
+
+def test_memory_is_one_feature_per_stream(tiny):
+    pipe = tiny.pipe()
+    for cut, (channels, side) in {0: (16, 16), 2: (32, 16), 5: (32, 8)}.items():
+        with unetaccel.apply(pipe, DeepCache(cut=cut)) as handle:
+            tiny.call(pipe, batch=2)
+            assert handle.summary().cached_bytes == 2 * 2 * channels * side * side * 4  # batch, guidance
+
+
+CHANGES = {
+    "batch": lambda i: {k: v[:1] if isinstance(v, torch.Tensor) and v.ndim > 0 else v for k, v in i.items()},
+    "size": lambda i: {**i, "sample": torch.cat([i["sample"]] * 2, dim=-1)},
+    "dtype": lambda i: {**i, "sample": i["sample"].double()},
+    "controlnet": lambda i: {**i, "mid_block_additional_residual": torch.zeros(()), "down_block_additional_residuals": [torch.zeros(())] * 9},
+    "context": lambda i: {**i, "encoder_hidden_states": i["encoder_hidden_states"][:, :5]},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_changes_within_a_run_force_a_full_evaluation(tiny, change):
+    unet = tiny.unet()
+    handle = unetaccel.apply(unet, DeepCache(interval=8))
+    before, after = tiny.inputs(unet), CHANGES[change](tiny.inputs(unet))
+    if change == "dtype":  # the model must follow its input
+        before, after, unet = after, before, unet.double()
+        before = {k: v.double() if isinstance(v, torch.Tensor) and v.is_floating_point() else v for k, v in before.items()}
+    with handle.run(8):
+        for _ in range(3):
+            handle.unet(**before)
+        if change == "dtype":
+            unet.float()
+        output = handle.unet(**after)[0]
+        handle.unet(**after)
+    assert kinds(handle) == [[True, False, False, True, False]]
+    assert torch.equal(output, unet(**after)[0])
+
+
+def test_invalidate_forces_a_full_evaluation(tiny):
+    pipe = tiny.pipe()
+    handle = unetaccel.apply(pipe, DeepCache(interval=5))
+
+    def callback(pipe, i, t, values):
+        if i == 2:
+            handle.invalidate()
+        return values
+
+    tiny.call(pipe, callback_on_step_end=callback)
+    assert handle.summary().pattern == "F..F.F...."
+
+
+def test_guidance_that_stops_half_way(tiny):
+    """``callback_on_step_end`` halves the batch, as diffusers' SDXLCFGCutoffCallback does."""
+    pipe = tiny.pipe()
+
+    def cut_off(pipe, i, t, values):
+        if i == 3:
+            pipe._guidance_scale = 0.0
+            values["prompt_embeds"] = values["prompt_embeds"][-1:]
+        return values
+
+    with unetaccel.apply(pipe, DeepCache(interval=5)) as handle:
+        tiny.call(pipe, callback_on_step_end=cut_off, callback_on_step_end_tensor_inputs=["prompt_embeds"])
+        assert handle.summary().pattern == "F...FF...."
+
+
+def test_more_evaluations_than_planned_are_full(tiny):
+    unet = tiny.unet()
+    handle = unetaccel.apply(unet, DeepCache(interval=2, force=True))
+    inputs = tiny.inputs(unet)
+    with handle.run(2):
+        for _ in range(4):
+            handle.unet(**inputs)
+    assert kinds(handle) == [[True, False, True, True]]
+
+
+def test_runs_nest(tiny):
+    pipe = tiny.pipe()
+    handle = unetaccel.apply(pipe, DeepCache(interval=3, cut=1))
+    alone = [tiny.call(pipe, seed=s) for s in (0, 5)]
+    inner = []
+
+    def callback(pipe_, i, t, values):
+        if i == 4:
+            inner.append(tiny.call(other, seed=5))
+        return values
+
+    other = tiny.pipe()
+    with unetaccel.apply(other, DeepCache(interval=3, cut=1)):
+        assert torch.equal(tiny.call(pipe, callback_on_step_end=callback), alone[0])
+    assert torch.equal(inner[0], alone[1])
+    handle.remove()
+
+
+class NoReads(TorchDispatchMode):
+    """Fails on every read of a tensor's value by the host: item(), tolist(), bool(), float(), nonzero()."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default, torch.ops.aten.equal.default):
+            raise AssertionError(f"host read: {func}")
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_host_read_in_a_run(tiny):
+    unet = tiny.unet()
+    inputs = tiny.inputs(unet)
+    handle = unetaccel.apply(unet, DeepCache(interval=3, cut=4))
+    with NoReads(), pytest.raises(AssertionError, match="host read"):
+        inputs["timestep"].item()  # the check bites
+    with NoReads(), handle.run(9):
+        for _ in range(9):
+            handle.unet(**inputs)
+    assert handle.summary().pattern == "F..F..F.."
+
+
+def test_runs_work_where_no_value_can_be_read(tiny):
+    """On the meta device tensors have no values at all."""
+    unet = tiny.unet().to("meta")
+    inputs = {k: v.to("meta") if isinstance(v, torch.Tensor) else v for k, v in tiny.inputs(unet).items()}
+    handle = unetaccel.apply(unet, DeepCache(interval=3, cut=4))
+    with handle.run(9):
+        for _ in range(9):
+            handle.unet(**inputs)
+    assert handle.summary().pattern == "F..F..F.."
+
+
+def test_outside_a_run_it_is_plain_and_says_so_once(tiny):
+    unet = tiny.unet()
+    handle = unetaccel.apply(unet, DeepCache())
+    inputs = tiny.inputs(unet)
+    with pytest.warns(UserWarning, match="outside a sampling call and runs plain") as caught:
+        outputs = [handle.unet(**inputs)[0] for _ in range(3)]
+    assert len(caught) == 1
+    assert all(torch.equal(o, unet(**inputs)[0]) for o in outputs)
