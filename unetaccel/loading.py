@@ -1,0 +1,59 @@
+"""Loading a diffusers pipeline from a folder or a hub id, with errors that say what is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from .errors import WeightsError
+
+
+def load_pipeline(model: str | Path, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu", cls=None):
+    """A diffusers pipeline, ready to be called.
+
+    Args:
+        model: a local folder written by ``save_pretrained``, or a hub id ("owner/name").
+        dtype: of all components; devices other than CPU usually want float16 or bfloat16.
+        cls: the pipeline class, by default what the folder names.
+
+    Raises:
+        WeightsError: no such folder or hub model, no ``model_index.json`` in it, or a damaged weight file.
+    """
+    from diffusers import DiffusionPipeline
+
+    folder = Path(model)
+    local = folder.exists() or str(model).startswith((".", "/", "~")) or str(model).count("/") != 1
+    if local:
+        _check_folder(folder.expanduser())
+    try:
+        pipe = (cls or DiffusionPipeline).from_pretrained(str(folder.expanduser()) if local else str(model), torch_dtype=dtype)
+    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        raise WeightsError(f"cannot load {str(model)!r}: {_first_line(error)}") from error
+    pipe = pipe.to(device)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise WeightsError(f"no folder {str(folder)!r}: give a pipeline folder written by save_pretrained, or a hub id 'owner/name'")
+    if not (folder / "model_index.json").is_file():
+        raise WeightsError(f"{str(folder)!r} has no model_index.json, so it is not a diffusers pipeline (is it one component of one?)")
+    for file in sorted(folder.rglob("*.safetensors")):
+        _check_file(file)
+
+
+def _check_file(file: Path) -> None:
+    """Read the header only; safetensors checks it against the file's size."""
+    try:
+        with safe_open(file, framework="pt"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{str(file)!r} is truncated or not a safetensors file ({_first_line(error)}); download it again") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
