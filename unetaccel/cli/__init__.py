@@ -1,0 +1,5 @@
+"""The command line: thin commands over library functions."""
+
+from .app import main
+
+__all__ = ["main"]

@@ -1,0 +1,186 @@
+"""Sampling many prompts with any text-to-image or unconditional pipeline, and comparing two ways to do it."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from statistics import median
+
+import numpy as np
+import torch
+
+from .errors import SettingError
+from .methods import Method
+from .patch import apply
+from .summary import Summary
+
+SCHEDULERS = {
+    "ddim": "DDIMScheduler",
+    "ddpm": "DDPMScheduler",
+    "deis": "DEISMultistepScheduler",
+    "dpm++": "DPMSolverMultistepScheduler",
+    "dpm++-single": "DPMSolverSinglestepScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "euler-a": "EulerAncestralDiscreteScheduler",
+    "heun": "HeunDiscreteScheduler",
+    "kdpm2": "KDPM2DiscreteScheduler",
+    "kdpm2-a": "KDPM2AncestralDiscreteScheduler",
+    "lcm": "LCMScheduler",
+    "lms": "LMSDiscreteScheduler",
+    "pndm": "PNDMScheduler",
+    "tcd": "TCDScheduler",
+    "unipc": "UniPCMultistepScheduler",
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to sample. ``None`` leaves a value to the pipeline."""
+
+    steps: int = 20
+    guidance: float | None = None
+    size: tuple[int, int] | None = None
+    """Height and width in pixels."""
+    batch: int = 8
+    negative_prompt: str | None = None
+
+    def __post_init__(self):
+        for name in ("steps", "batch"):
+            if getattr(self, name) < 1:
+                raise SettingError(f"{name}={getattr(self, name)}: {name} must be at least 1")
+
+
+def set_scheduler(pipe, name: str) -> None:
+    """Give ``pipe`` the scheduler of this short or class name, with its present configuration.
+
+    Raises:
+        SettingError: the name is not known.
+    """
+    import diffusers
+
+    known = {**SCHEDULERS, **{v: v for v in SCHEDULERS.values()}}
+    if name not in known:
+        raise SettingError(f"unknown scheduler {name!r}; known: {', '.join(SCHEDULERS)}, or their class names")
+    pipe.scheduler = getattr(diffusers, known[name]).from_config(pipe.scheduler.config)
+
+
+def sample(pipe, prompts: list[str], seeds: list[int], settings: Settings, on_step: Callable[[], None] | None = None):
+    """One image for each prompt and seed, the same whatever the batch size.
+
+    Args:
+        prompts, seeds: of one length; an unconditional pipeline ignores the prompts.
+        on_step: called after each scheduler step, where the pipeline allows it.
+
+    Returns:
+        float32 array (N, H, W, 3) in [0, 1].
+    """
+    images = []
+    for i in range(0, len(prompts), settings.batch):
+        part = slice(i, i + settings.batch)
+        images.append(pipe(**_arguments(pipe, prompts[part], seeds[part], settings, on_step)).images)
+    return np.concatenate(images).astype(np.float32)
+
+
+def _arguments(pipe, prompts: list[str], seeds: list[int], settings: Settings, on_step) -> dict:
+    known = inspect.signature(pipe.__call__).parameters
+    device = getattr(pipe, "_execution_device", pipe.device)
+    wanted = {
+        "num_inference_steps": settings.steps,
+        "generator": [torch.Generator(device).manual_seed(s) for s in seeds],
+        "output_type": "np",
+        "guidance_scale": settings.guidance,
+        "height": settings.size and settings.size[0],
+        "width": settings.size and settings.size[1],
+        "negative_prompt": settings.negative_prompt and [settings.negative_prompt] * len(prompts),
+        "callback_on_step_end": on_step and (lambda pipe, i, t, values: on_step() or values),
+        "callback_on_step_end_tensor_inputs": on_step and ["latents"],
+    }
+    subject = {"prompt": prompts} if "prompt" in known else {"batch_size": len(prompts)}
+    return {**subject, **{k: v for k, v in wanted.items() if k in known and v is not None}}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The same prompts and seeds sampled plainly, with methods applied, and plainly at equal cost."""
+
+    plain: np.ndarray = field(repr=False)
+    cached: np.ndarray = field(repr=False)
+    rival: np.ndarray = field(repr=False)
+    """Plain, at ``rival_steps``: the run of fewer steps that costs as many MACs."""
+    rival_steps: int
+    psnr: float
+    """Of the cached images to the plain ones, dB, median over images."""
+    rival_psnr: float
+    ratios: tuple[float, ...]
+    """Whole-call time of the plain run over the cached one, one per interleaved repeat."""
+    rival_ratios: tuple[float, ...]
+    summary: Summary
+
+    def as_dict(self) -> dict:
+        """Everything but the images, ready for JSON."""
+        return {
+            "psnr_db": round(self.psnr, 2),
+            "speedup": _spread(self.ratios),
+            "equal_macs_plain_run": {
+                "steps": self.rival_steps,
+                "psnr_db": round(self.rival_psnr, 2),
+                "speedup": _spread(self.rival_ratios),
+            },
+            "summary": self.summary.as_dict(),
+        }
+
+
+def _spread(values: tuple[float, ...]) -> dict:
+    return {"median": round(median(values), 3), "min": round(min(values), 3), "max": round(max(values), 3)}
+
+
+def compare(
+    pipe,
+    methods: tuple[Method, ...],
+    prompts: list[str],
+    seeds: list[int],
+    settings: Settings,
+    repeats: int = 3,
+    on_step: Callable[[], None] | None = None,
+) -> Comparison:
+    """Sample with and without ``methods``; the pipeline is left as it was.
+
+    Times are whole calls of the first batch, plain, cached and rival in turn, ``repeats`` times, after the
+    images themselves have warmed everything up.
+    """
+
+    def run(applied: bool, steps: int, prompts=prompts, seeds=seeds):
+        how = Settings(steps, settings.guidance, settings.size, settings.batch, settings.negative_prompt)
+        with apply(pipe, *methods) if applied else nullcontext() as handle:
+            start = time.perf_counter()
+            images = sample(pipe, prompts, seeds, how, on_step)
+            return time.perf_counter() - start, images, handle and handle.summary()
+
+    _, plain, _ = run(False, settings.steps)
+    _, cached, summary = run(True, settings.steps)
+    rival_steps = max(1, round(settings.steps * (summary.macs_share or 1)))
+    _, rival, _ = run(False, rival_steps)
+    first = {"prompts": prompts[: settings.batch], "seeds": seeds[: settings.batch]}
+    ways = ((False, settings.steps), (True, settings.steps), (False, rival_steps))
+    times = [[run(applied, steps, **first)[0] for applied, steps in ways] for _ in range(repeats)]
+    return Comparison(
+        plain,
+        cached,
+        rival,
+        rival_steps,
+        _psnr(cached, plain),
+        _psnr(rival, plain),
+        tuple(p / c for p, c, _ in times),
+        tuple(p / r for p, _, r in times),
+        summary,
+    )
+
+
+def _psnr(images: np.ndarray, reference: np.ndarray) -> float:
+    """Median over images of the peak signal-to-noise ratio in dB; infinite where they are equal."""
+    errors = np.square(images.astype(np.float64) - reference).mean(axis=(1, 2, 3))
+    return float(median(math.inf if e == 0 else -10 * math.log10(e) for e in errors))
