@@ -30,7 +30,14 @@ _CONDITIONED = dict(
     down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
     up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
 )
-_PLAIN = dict(sample_size=16, in_channels=3, out_channels=3, norm_num_groups=8, block_out_channels=(16, 32, 32), attention_head_dim=8)
+_PLAIN = dict(
+    sample_size=16,
+    in_channels=3,
+    out_channels=3,
+    norm_num_groups=8,
+    block_out_channels=(16, 32, 32),
+    attention_head_dim=8,
+)
 
 ARCHITECTURES = {
     "sd": (UNet2DConditionModel, {**_CONDITIONED, "layers_per_block": 2}),
@@ -135,7 +142,9 @@ def build_pipe(name: str = "sd", scheduler=None, seed: int = 0) -> StableDiffusi
 
 
 def build_scheduler(name: str, **options):
-    base = DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, steps_offset=1)
+    base = DDIMScheduler(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, steps_offset=1
+    )
     return getattr(diffusers, name).from_config({**base.config, **options})
 
 
@@ -175,7 +184,14 @@ def snapshot(pipe) -> dict:
     """Everything that removal must leave as it was."""
     unet = pipe.unet
     modules = {
-        name: (id(m), type(m), tuple(m.__dict__), tuple(map(id, m._modules.values())), len(m._forward_hooks), len(m._forward_pre_hooks))
+        name: (
+            id(m),
+            type(m),
+            tuple(m.__dict__),
+            tuple(map(id, m._modules.values())),
+            len(m._forward_hooks),
+            len(m._forward_pre_hooks),
+        )
         for name, m in unet.named_modules()
     }
     tensors = {name: (id(p), p.data_ptr(), p._version) for name, p in [*unet.named_parameters(), *unet.named_buffers()]}

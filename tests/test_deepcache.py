@@ -117,7 +117,8 @@ def test_keyword_and_number_timesteps(tiny):
         by_position = [handle.unet(sample, t, condition, return_dict=False)[0] for t in range(900, 300, -100)]
     with handle.run(6):
         by_keyword = [
-            handle.unet(sample=sample, timestep=torch.tensor(t), encoder_hidden_states=condition).sample for t in range(900, 300, -100)
+            handle.unet(sample=sample, timestep=torch.tensor(t), encoder_hidden_states=condition).sample
+            for t in range(900, 300, -100)
         ]
     assert all(torch.equal(a, b) for a, b in zip(by_position, by_keyword, strict=True))
     assert handle.summary().pattern == "F.F.F."
@@ -213,7 +214,9 @@ def test_rules_see_timesteps_and_noise_levels(tiny):
     assert list(timesteps) == sorted(timesteps, reverse=True)
     assert list(sigmas) == sorted(sigmas, reverse=True)
     alphas = pipe.scheduler.alphas_cumprod
-    assert sigmas[0] == pytest.approx(((1 - alphas[int(timesteps[0])]) / alphas[int(timesteps[0])]).sqrt().item(), rel=1e-5)
+    assert sigmas[0] == pytest.approx(
+        ((1 - alphas[int(timesteps[0])]) / alphas[int(timesteps[0])]).sqrt().item(), rel=1e-5
+    )
 
 
 def test_auto_takes_the_deepest_cheap_cut(tiny):

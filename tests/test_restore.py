@@ -81,7 +81,9 @@ def test_a_second_apply_needs_replace(tiny):
     assert (after["unet"], after["modules"], after["pipe"][0]) == (before["unet"], before["modules"], before["pipe"][0])
 
 
-@pytest.mark.parametrize("methods", [(DeepCache(cut=99),), (), (DeepCache(), DeepCache()), ("deepcache",), (DeepCache(cut="paper:0"),)])
+@pytest.mark.parametrize(
+    "methods", [(DeepCache(cut=99),), (), (DeepCache(), DeepCache()), ("deepcache",), (DeepCache(cut="paper:0"),)]
+)
 def test_a_failed_apply_leaves_nothing_applied(tiny, methods):
     pipe = tiny.pipe()
     before = tiny.snapshot(pipe)
@@ -132,7 +134,7 @@ def test_copies_and_pickles_are_plain(tiny, tmp_path):
     accelerated = unetaccel.apply(unet, DeepCache()).unet
     assert type(copy.deepcopy(accelerated)) is UNet2DConditionModel
     torch.save(accelerated, tmp_path / "unet.pt")
-    assert type(torch.load(tmp_path / "unet.pt", weights_only=False)) is UNet2DConditionModel  # noqa: S614 - our own file
+    assert type(torch.load(tmp_path / "unet.pt", weights_only=False)) is UNet2DConditionModel
 
 
 def test_what_users_do_to_the_accelerated_unet_happens_to_theirs(tiny):
@@ -214,6 +216,27 @@ def test_offload_hooks_before_and_after_apply(tiny, when):
     remove_hook_from_module(pipe.unet)
     assert pipe.unet is original
     assert torch.equal(tiny.call(pipe), plain)
+
+
+def test_a_pipeline_made_from_an_accelerated_one(tiny):
+    """``from_pipe`` shares the U-Net: the new pipeline runs plain until it is accelerated itself."""
+    first = tiny.pipe()
+    plain = tiny.call(first)
+    handle = unetaccel.apply(first, DeepCache(interval=2))
+    cached = tiny.call(first)
+    second = StableDiffusionPipeline(**{**first.components, "image_encoder": None}, requires_safety_checker=False)
+    second.set_progress_bar_config(disable=True)
+    assert second.unet is first.unet
+    with pytest.warns(UserWarning, match="outside a sampling call"):
+        assert torch.equal(tiny.call(second), plain)
+    with unetaccel.apply(second, DeepCache(interval=5)) as other:
+        tiny.call(second)
+        assert other.summary().pattern == "F....F...."
+        assert torch.equal(tiny.call(first), cached)
+        assert handle.summary().pattern == "F.F.F.F.F."
+    assert second.unet is first.unet
+    handle.remove()
+    assert torch.equal(tiny.call(second), plain)
 
 
 def test_a_unet_that_the_user_put_there_since_is_left_alone(tiny):

@@ -95,7 +95,10 @@ def test_two_threads_with_two_pipelines_on_one_unet(tiny):
     for pipe, settings in ((first, DeepCache(interval=2, cut=1)), (second, DeepCache(interval=5, cut=4))):
         with unetaccel.apply(pipe, settings):
             expected.append(tiny.call(pipe, seed=3))
-    handles = [unetaccel.apply(first, DeepCache(interval=2, cut=1)), unetaccel.apply(second, DeepCache(interval=5, cut=4))]
+    handles = [
+        unetaccel.apply(first, DeepCache(interval=2, cut=1)),
+        unetaccel.apply(second, DeepCache(interval=5, cut=4)),
+    ]
     results, barrier = [[], []], threading.Barrier(2)
 
     def work(i, pipe):
@@ -139,7 +142,14 @@ def test_two_pass_guidance_has_two_streams(tiny):
     timesteps = range(900, 0, -100)
     with handle.run(9):
         batched = [handle.unet(**{**inputs, "timestep": t})[0] for t in timesteps]
-    halves = [{**inputs, "sample": inputs["sample"][i : i + 1], "encoder_hidden_states": inputs["encoder_hidden_states"][i : i + 1]} for i in (0, 1)]
+    halves = [
+        {
+            **inputs,
+            "sample": inputs["sample"][i : i + 1],
+            "encoder_hidden_states": inputs["encoder_hidden_states"][i : i + 1],
+        }
+        for i in (0, 1)
+    ]
     with handle.run(9, streams=2):
         separate = [torch.cat([handle.unet(**{**half, "timestep": t})[0] for half in halves]) for t in timesteps]
     summary = handle.summary()
@@ -183,7 +193,11 @@ CHANGES = {
     "batch": lambda i: {k: v[:1] if isinstance(v, torch.Tensor) and v.ndim > 0 else v for k, v in i.items()},
     "size": lambda i: {**i, "sample": torch.cat([i["sample"]] * 2, dim=-1)},
     "dtype": lambda i: {**i, "sample": i["sample"].double()},
-    "controlnet": lambda i: {**i, "mid_block_additional_residual": torch.zeros(()), "down_block_additional_residuals": [torch.zeros(())] * 9},
+    "controlnet": lambda i: {
+        **i,
+        "mid_block_additional_residual": torch.zeros(()),
+        "down_block_additional_residuals": [torch.zeros(())] * 9,
+    },
     "context": lambda i: {**i, "encoder_hidden_states": i["encoder_hidden_states"][:, :5]},
 }
 
@@ -195,7 +209,9 @@ def test_changes_within_a_run_force_a_full_evaluation(tiny, change):
     before, after = tiny.inputs(unet), CHANGES[change](tiny.inputs(unet))
     if change == "dtype":  # the model must follow its input
         before, after, unet = after, before, unet.double()
-        before = {k: v.double() if isinstance(v, torch.Tensor) and v.is_floating_point() else v for k, v in before.items()}
+        before = {
+            k: v.double() if isinstance(v, torch.Tensor) and v.is_floating_point() else v for k, v in before.items()
+        }
     with handle.run(8):
         for _ in range(3):
             handle.unet(**before)
@@ -267,7 +283,11 @@ class NoReads(TorchDispatchMode):
     """Fails on every read of a tensor's value by the host: item(), tolist(), bool(), float(), nonzero()."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default, torch.ops.aten.equal.default):
+        if func in (
+            torch.ops.aten._local_scalar_dense.default,
+            torch.ops.aten.nonzero.default,
+            torch.ops.aten.equal.default,
+        ):
             raise AssertionError(f"host read: {func}")
         return func(*args, **(kwargs or {}))
 

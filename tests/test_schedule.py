@@ -1,6 +1,7 @@
 """Schedules: golden vectors of the released function, and what every schedule must satisfy."""
 
 import warnings
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -46,7 +47,7 @@ def test_uniform_has_the_count_of_the_paper(T, N):
     full = uniform(T, N)
     assert len(full) == -(-T // N)
     assert full[0] == 0
-    assert all(b - a == N for a, b in zip(full, full[1:], strict=False))
+    assert all(b - a == N for a, b in pairwise(full))
 
 
 @given(
@@ -83,7 +84,9 @@ def test_settings_become_plans():
     assert plan(interval=4, start=0.5) == "FFFFFF..F..."
     assert plan(interval=4, end=6) == "F...F.FFFFFF"
     assert plan(schedule=[5, 2]) == "F.F..F......"
-    assert plan(T=50, interval=5, schedule="quad", center=15) == pattern(i in RELEASED[50, 5, 15, 1.4] for i in range(50))
+    assert plan(T=50, interval=5, schedule="quad", center=15) == pattern(
+        i in RELEASED[50, 5, 15, 1.4] for i in range(50)
+    )
     assert plan(T=50, interval=5, schedule="quad", center=0.3) == plan(T=50, interval=5, schedule="quad")
 
 

@@ -66,7 +66,9 @@ def test_helper_ids_follow_its_blocks_of_three(tiny, architecture_name, expected
     assert {i: resolve_cut(f"helper:{i}", table) for i in expected} == expected
 
 
-@pytest.mark.parametrize("cut", [9, -1, "paper:0", "paper:10", "helper:9", "deep", "helper:x", 1.5, True, "up_blocks.9.resnets.0"])
+@pytest.mark.parametrize(
+    "cut", [9, -1, "paper:0", "paper:10", "helper:9", "deep", "helper:x", 1.5, True, "up_blocks.9.resnets.0"]
+)
 def test_a_wrong_cut_says_what_is_allowed(tiny, cut):
     with pytest.raises(SettingError, match=r"9 skips|0\.\.8"):
         resolve_cut(cut, skip_table(tiny.unet("sd")))
@@ -75,7 +77,9 @@ def test_a_wrong_cut_says_what_is_allowed(tiny, cut):
 def test_other_unets_and_blocks_are_refused_by_name(tiny):
     from diffusers import UNet1DModel
 
-    with pytest.raises(UnsupportedModelError, match="UNet1DModel is not supported yet; supported U-Nets: UNet2DConditionModel"):
+    with pytest.raises(
+        UnsupportedModelError, match="UNet1DModel is not supported yet; supported U-Nets: UNet2DConditionModel"
+    ):
         skip_table(UNet1DModel())
     unet = tiny.unet("sd")
     unet.up_blocks[1] = nn.Identity()

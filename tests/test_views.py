@@ -39,7 +39,8 @@ def test_cached_views_run_nothing_below_the_cut(tiny):
     table, inputs = skip_table(unet), tiny.inputs(unet)
     for b in range(len(table)):
         views, ran = build_views(unet, b), set()
-        hooks = [m.register_forward_hook(lambda m, *_, n=name: ran.add(n)) for name, m in unet.named_modules() if "." in name]
+        named = [(name, m) for name, m in unet.named_modules() if "." in name]
+        hooks = [m.register_forward_hook(lambda *_, n=name, ran=ran: ran.add(n)) for name, m in named]
         _, feature = views.run_full(inputs)
         ran.clear()
         views.run_cached(inputs, feature)
@@ -66,7 +67,10 @@ def controlnet_residuals(unet, batch=2, size=16):
     generator = torch.Generator().manual_seed(3)
     shapes = [(batch, s.channels, size // s.stride, size // s.stride) for s in skip_table(unet)]
     down = [torch.randn(shape, generator=generator) for shape in shapes]
-    return {"down_block_additional_residuals": down, "mid_block_additional_residual": torch.randn(shapes[-1], generator=generator)}
+    return {
+        "down_block_additional_residuals": down,
+        "mid_block_additional_residual": torch.randn(shapes[-1], generator=generator),
+    }
 
 
 def test_controlnet_residuals_reach_the_layers_that_run(tiny):

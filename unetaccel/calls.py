@@ -22,8 +22,9 @@ class AcceleratedPipeline:
 
 
 def watch_calls(pipe) -> None:
-    """Make each call of ``pipe`` a Run of the accelerated U-Net in it."""
-    pipe.__class__ = _pipeline_class(type(pipe))
+    """Make each call of ``pipe`` a Run of the accelerated U-Net in it; harmless where that is so already."""
+    if not isinstance(pipe, AcceleratedPipeline):
+        pipe.__class__ = _pipeline_class(type(pipe))
 
 
 def unwatch_calls(pipe) -> None:

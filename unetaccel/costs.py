@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from .errors import UnsupportedModelError
 from .overlay import overlay
@@ -82,15 +82,27 @@ def _fake(unet: nn.Module):
 
 def _count(work: Callable[[], object]) -> int:
     """MACs of ``work``."""
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter:
         work()
     return counter.get_total_flops() // 2
+
+
+def _attention_flops(query, key, value, *args, out_shape=None, **kwargs) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+# torch counts attention's products in every backend but this one.
+_CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
 
 
 def _tensors(inputs: tuple) -> dict:
     """Keyword inputs from their structure: a tuple of (name, structure) pairs."""
     kwargs = {name: _tensor(value) for name, value in inputs}
-    return {**kwargs, "timestep": torch.ones((), dtype=torch.int64, device=kwargs["sample"].device), "return_dict": False}
+    return {
+        **kwargs,
+        "timestep": torch.ones((), dtype=torch.int64, device=kwargs["sample"].device),
+        "return_dict": False,
+    }
 
 
 def _tensor(value: object) -> object:
@@ -114,7 +126,9 @@ def auto_cut(unet: nn.Module) -> int:
     return chosen
 
 
-def example_inputs(unet: nn.Module, batch: int = 1, size: int | tuple[int, int] | None = None, tokens: int = 77) -> tuple:
+def example_inputs(
+    unet: nn.Module, batch: int = 1, size: int | tuple[int, int] | None = None, tokens: int = 77
+) -> tuple:
     """The structure of typical inputs, from the U-Net's config.
 
     Args:

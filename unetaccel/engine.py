@@ -41,6 +41,8 @@ class Engine:
         self.table = skip_table(unet)
         self.cut = auto_cut(unet) if self.reuse.cut == "auto" else resolve_cut(self.reuse.cut, self.table)
         self.removed = False
+        self.replaced: nn.Module = unet
+        """What removal puts back into the pipeline."""
         self.last: Run | None = None
         self.costs: dict = {}
         self._forward = type(unet).forward

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,16 +67,26 @@ def inspect_unet(
     name: str,
     batch: int = 1,
     size: tuple[int, int] | None = None,
+    tokens: int = 77,
     on_cut: Callable[[int, int], None] = lambda done, total: None,
 ) -> Inspection:
     """Count every cut of ``unet``. ``size`` is in latent pixels; ``on_cut(done, total)`` reports progress."""
-    table, inputs = skip_table(unet), example_inputs(unet, batch, size)
+    table, inputs = skip_table(unet), example_inputs(unet, batch, size, tokens)
     costs = []
     for cost in cut_costs(unet, inputs):
         costs.append(cost)
         on_cut(len(costs), len(table))
     shape = dict(inputs)["sample"][0]
     return Inspection(name, batch, tuple(shape[-2:]), tuple(table), tuple(costs))
+
+
+def caption_tokens(model: str | Path | None) -> int:
+    """Tokens of a caption, from the tokenizer of a local pipeline folder (None: the demo); 77 where it does not say."""
+    from .demo.pipeline import WEIGHTS
+
+    folder = WEIGHTS / "pipeline" if model is None else Path(model).expanduser()
+    file = folder / "tokenizer" / "tokenizer_config.json"
+    return json.loads(file.read_text()).get("model_max_length", 77) if file.is_file() else 77
 
 
 def unet_without_weights(model: str | Path | None) -> tuple[nn.Module, str]:
@@ -98,7 +109,9 @@ def unet_without_weights(model: str | Path | None) -> tuple[nn.Module, str]:
     folder = WEIGHTS / "pipeline" if model is None else Path(model).expanduser()
     sub = "unet" if (folder / "unet").is_dir() or not (folder / "config.json").is_file() else None
     if not folder.exists() and str(model).count("/") != 1:
-        raise WeightsError(f"no folder {str(model)!r}, and it is neither a hub id nor a known shape ({', '.join(SHAPES)})")
+        raise WeightsError(
+            f"no folder {str(model)!r}, and it is neither a hub id nor a known shape ({', '.join(SHAPES)})"
+        )
     if folder.exists() and not (folder / (sub or ".") / "config.json").is_file():
         index = folder / "model_index.json"
         parts = [k for k in DiffusionPipeline.load_config(folder) if not k.startswith("_")] if index.is_file() else []
@@ -109,11 +122,11 @@ def unet_without_weights(model: str | Path | None) -> tuple[nn.Module, str]:
         base = getattr(diffusers, UNETS[0])
         config = base.load_config(str(folder) if folder.exists() else str(model), subfolder=sub)
     except OSError as error:
-        raise WeightsError(f"cannot read the U-Net config of {str(model)!r}: {str(error).strip().splitlines()[0]}") from error
+        raise WeightsError(
+            f"cannot read the U-Net config of {str(model)!r}: {str(error).strip().splitlines()[0]}"
+        ) from error
     kind = config.get("_class_name", UNETS[0])
     if kind not in UNETS:
         raise UnsupportedModelError(f"{kind} is not supported yet; supported U-Nets: {', '.join(UNETS)}")
     with torch.device("meta"):
         return getattr(diffusers, kind).from_config(config).eval(), "demo" if model is None else str(model)
-
-

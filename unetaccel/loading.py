@@ -29,7 +29,9 @@ def load_pipeline(model: str | Path, dtype: torch.dtype = torch.float32, device:
     if local:
         _check_folder(folder.expanduser())
     try:
-        pipe = (cls or DiffusionPipeline).from_pretrained(str(folder.expanduser()) if local else str(model), torch_dtype=dtype)
+        pipe = (cls or DiffusionPipeline).from_pretrained(
+            str(folder.expanduser()) if local else str(model), torch_dtype=dtype
+        )
     except (OSError, SafetensorError, json.JSONDecodeError) as error:
         raise WeightsError(f"cannot load {str(model)!r}: {_first_line(error)}") from error
     pipe = pipe.to(device)
@@ -39,9 +41,13 @@ def load_pipeline(model: str | Path, dtype: torch.dtype = torch.float32, device:
 
 def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
-        raise WeightsError(f"no folder {str(folder)!r}: give a pipeline folder written by save_pretrained, or a hub id 'owner/name'")
+        raise WeightsError(
+            f"no folder {str(folder)!r}: give a pipeline folder written by save_pretrained, or a hub id 'owner/name'"
+        )
     if not (folder / "model_index.json").is_file():
-        raise WeightsError(f"{str(folder)!r} has no model_index.json, so it is not a diffusers pipeline (is it one component of one?)")
+        raise WeightsError(
+            f"{str(folder)!r} has no model_index.json, so it is not a diffusers pipeline (is it one component of one?)"
+        )
     for file in sorted(folder.rglob("*.safetensors")):
         _check_file(file)
 
@@ -52,7 +58,9 @@ def _check_file(file: Path) -> None:
         with safe_open(file, framework="pt"):
             pass
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{str(file)!r} is truncated or not a safetensors file ({_first_line(error)}); download it again") from error
+        raise WeightsError(
+            f"{str(file)!r} is truncated or not a safetensors file ({_first_line(error)}); download it again"
+        ) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -29,7 +29,9 @@ def overlay(module: nn.Module, replacements: Mapping[str, nn.Module | None]) -> 
     for path, replacement in replacements.items():
         name, _, rest = path.partition(".")
         if name not in module._modules and name not in module.__dict__:
-            raise KeyError(f"{type(module).__name__} has no child {name!r} (path {path!r}); it has {list(module._modules)}")
+            raise KeyError(
+                f"{type(module).__name__} has no child {name!r} (path {path!r}); it has {list(module._modules)}"
+            )
         if rest:
             deeper.setdefault(name, {})[rest] = replacement
         else:

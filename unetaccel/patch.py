@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from .accelerated import AcceleratedUNet, face
-from .calls import unwatch_calls, watch_calls
+from .calls import AcceleratedPipeline, unwatch_calls, watch_calls
 from .engine import Engine
 from .errors import AlreadyAppliedError, UnsupportedModelError
 from .handle import Handle
@@ -37,22 +37,33 @@ def apply(pipe_or_unet, *methods: Method, replace: bool = False) -> Handle:
         SettingError: a method's settings do not fit this U-Net.
     """
     pipe, unet = _split(pipe_or_unet)
-    if isinstance(unet, AcceleratedUNet):
-        if not replace:
-            raise AlreadyAppliedError(
-                f"unetaccel is already applied here: {', '.join(map(repr, unet._unetaccel.methods))}. "
-                "Call handle.remove() first, or apply(..., replace=True)"
-            )
-        engine = Engine(unet._unetaccel.unet, methods)  # checked before anything is given up
-        unet._unetaccel.removed = True
+    previous = _previous(pipe, unet)
+    if previous is not None and not replace:
+        raise AlreadyAppliedError(
+            f"unetaccel is already applied here: {', '.join(map(repr, previous.methods))}. "
+            "Call handle.remove() first, or apply(..., replace=True)"
+        )
+    plain = unet._unetaccel.unet if isinstance(unet, AcceleratedUNet) else unet
+    engine = Engine(plain, methods)  # fails before anything is changed or given up
+    if previous is None:
+        engine.replaced = unet
     else:
-        engine = Engine(unet, methods)
+        engine.replaced, previous.removed = previous.replaced, True
     accelerated = face(engine)
     if pipe is not None:
-        unwatch_calls(pipe)
         _put(pipe, accelerated)
         watch_calls(pipe)
     return Handle(pipe, accelerated, engine, _remove)
+
+
+def _previous(pipe, unet: nn.Module) -> Engine | None:
+    """What is applied here already.
+
+    A pipeline made by ``from_pipe`` of an accelerated one holds its U-Net but is not accelerated itself.
+    """
+    if not isinstance(unet, AcceleratedUNet) or unet._unetaccel.removed:
+        return None
+    return unet._unetaccel if pipe is None or isinstance(pipe, AcceleratedPipeline) else None
 
 
 def _split(pipe_or_unet) -> tuple[object | None, nn.Module]:
@@ -79,5 +90,5 @@ def _put(pipe, unet: nn.Module) -> None:
 def _remove(pipe, accelerated: nn.Module, engine: Engine) -> None:
     engine.removed = True
     if pipe is not None and pipe.unet is accelerated:
-        _put(pipe, engine.unet)
+        _put(pipe, engine.replaced)
         unwatch_calls(pipe)

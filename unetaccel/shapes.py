@@ -32,13 +32,21 @@ _SDXL = dict(
     down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
     up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
 )
-_DDPM = dict(in_channels=3, out_channels=3, layers_per_block=2, downsample_padding=0, flip_sin_to_cos=False, freq_shift=1)
+_DDPM = dict(
+    in_channels=3, out_channels=3, layers_per_block=2, downsample_padding=0, flip_sin_to_cos=False, freq_shift=1
+)
 
 SHAPES = {
     "sd15": ("UNet2DConditionModel", dict(sample_size=64, **_SD)),
     "sd21": (
         "UNet2DConditionModel",
-        {**_SD, "sample_size": 96, "cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True},
+        {
+            **_SD,
+            "sample_size": 96,
+            "cross_attention_dim": 1024,
+            "attention_head_dim": (5, 10, 20, 20),
+            "use_linear_projection": True,
+        },
     ),
     "sdxl": ("UNet2DConditionModel", dict(sample_size=128, **_SDXL)),
     "ddpm-cifar": (
@@ -67,7 +75,9 @@ SHAPES = {
 """Name to (class, config). The denoisers of Stable Diffusion 1.5, 2.1 and XL, and of two DDPM checkpoints."""
 
 
-def build_shape(name: str, scale: float = 1.0, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> nn.Module:
+def build_shape(
+    name: str, scale: float = 1.0, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+) -> nn.Module:
     """A U-Net of a known shape with random weights, in evaluation mode.
 
     Args:

@@ -63,7 +63,9 @@ def skip_table(unet: nn.Module) -> list[Skip]:
             f"the encoder makes {len(made)} skips but the decoder consumes {len(layers)}: not a U-Net this package knows"
         )
     table = []
-    for b, ((block, layer, source, channels, stride), (i, j, resnet)) in enumerate(zip(made, reversed(layers), strict=True)):
+    for b, ((block, layer, source, channels, stride), (i, j, resnet)) in enumerate(
+        zip(made, reversed(layers), strict=True)
+    ):
         hidden = resnet.in_channels - channels
         table.append(Skip(b, block, layer, source, f"up_blocks.{i}.resnets.{j}", i, j, channels, hidden, stride))
     return table
@@ -146,5 +148,3 @@ def _from_helper(i: int, table: list[Skip]) -> int:
     if not own:
         return len(table)
     return own[0].b - 1 + min(layer, len(own))
-
-

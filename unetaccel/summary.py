@@ -51,7 +51,9 @@ class Summary:
             lines.append(f"  plain      {self.plain_because}")
         lines.append(f"  cache      {self.cached_bytes:,} bytes")
         if self.macs_share is not None:
-            lines.append(f"  MACs       {self.macs_share:.1%} of plain; a cached evaluation is {self.cached_macs_share:.1%} of a full one")
+            lines.append(
+                f"  MACs       {self.macs_share:.1%} of plain; a cached evaluation is {self.cached_macs_share:.1%} of a full one"
+            )
         times = [("full", self.seconds_full), ("cached", self.seconds_cached)]
         lines.append("  time       " + ", ".join(f"{1000 * s:.2f} ms {kind}" for kind, s in times if s is not None))
         return "\n".join(lines)

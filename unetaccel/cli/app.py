@@ -22,7 +22,9 @@ errors = Console(stderr=True)
 
 
 @app.callback()
-def _options(version: bool = typer.Option(False, "--version", help="Show the version and stop.", is_eager=True)) -> None:
+def _options(
+    version: bool = typer.Option(False, "--version", help="Show the version and stop.", is_eager=True),
+) -> None:
     if version:
         from .. import __version__
 
@@ -58,4 +60,6 @@ def _quiet() -> None:
     logging.getLogger("torch").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
     warnings.filterwarnings("always", message="unetaccel")
-    warnings.showwarning = lambda message, *_: errors.print(f"[yellow]warning:[/] {message}", highlight=False, soft_wrap=True)
+    warnings.showwarning = lambda message, *_: errors.print(
+        f"[yellow]warning:[/] {message}", highlight=False, soft_wrap=True
+    )

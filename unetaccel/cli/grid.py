@@ -27,7 +27,9 @@ def write_grid(path: Path, variants: list[np.ndarray], titles: list[str] | None 
     columns = min(count, COLUMNS if len(variants) == 1 else max(1, COLUMNS // len(variants) + 1))
     top = HEADER if titles else 0
     rows = -(-count // columns)
-    canvas = Image.new("RGB", (columns * (cell_width + MARGIN) + MARGIN, rows * (height + top + MARGIN) + MARGIN), "white")
+    canvas = Image.new(
+        "RGB", (columns * (cell_width + MARGIN) + MARGIN, rows * (height + top + MARGIN) + MARGIN), "white"
+    )
     draw = ImageDraw.Draw(canvas)
     for i in range(count):
         x = MARGIN + (i % columns) * (cell_width + MARGIN)

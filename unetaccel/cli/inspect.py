@@ -18,19 +18,30 @@ from .options import Format
 
 @app.command("inspect")
 def inspect_command(
-    model: Annotated[str | None, typer.Option(help="Folder, hub id, or a shape: sd15, sd21, sdxl, ddpm-cifar, ddpm-lsun256 [default: the demo].")] = None,
-    latent: Annotated[str | None, typer.Option("--latent", help="Input size of the U-Net: 64, or 64x96 [default: the config's].")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder, hub id, or a shape: sd15, sd21, sdxl, ddpm-cifar, ddpm-lsun256 [default: the demo]."
+        ),
+    ] = None,
+    latent: Annotated[
+        str | None, typer.Option("--latent", help="Input size of the U-Net: 64, or 64x96 [default: the config's].")
+    ] = None,
     batch: Annotated[int, typer.Option(help="Batch; 2 for one image with guidance.", min=1)] = 1,
     format: Annotated[Format, typer.Option(help="How results are printed.")] = Format.text,
 ) -> None:
     """List a U-Net's skips: where each is made, and per cut the share of work left and the speedup it allows."""
-    from ..inspection import inspect_unet, unet_without_weights
+    from ..inspection import caption_tokens, inspect_unet, unet_without_weights
 
     size = options.size(latent)
     unet, name = unet_without_weights(model)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("counting")
-        found = inspect_unet(unet, name, batch, size, lambda done, total: progress.update(task, completed=done, total=total))
+
+        def on_cut(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        found = inspect_unet(unet, name, batch, size, caption_tokens(model), on_cut)
     if format is Format.json:
         typer.echo(json.dumps(found.as_dict()))
         return

@@ -37,7 +37,7 @@ def deepcache(text: str) -> DeepCache:
     Lists are written with plus signs: ``schedule=0+3+9``. ``cache_interval`` and ``cache_branch_id``, the names of
     DeepCacheSDHelper, are understood.
     """
-    names = [n for n in inspect.signature(DeepCache).parameters]
+    names = list(inspect.signature(DeepCache).parameters)
     settings = {}
     for part in filter(None, text.split(",")):
         key, equals, value = (s.strip() for s in part.partition("="))
@@ -91,7 +91,9 @@ def size(text: str | None) -> tuple[int, int] | None:
 
 
 def device(text: str) -> torch.device:
-    """A torch device that is there."""
+    """A torch device that is there; ``"auto"`` is a GPU if one is, else the CPU."""
+    if text == "auto":
+        text = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         chosen = torch.device(text)
     except RuntimeError as error:

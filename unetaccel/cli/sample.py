@@ -20,20 +20,28 @@ SHOWN = 8
 
 @app.command("sample")
 def sample_command(
-    prompt: Annotated[list[str] | None, typer.Argument(help="Prompts; without any, the demo's held-out captions.")] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Argument(help="Prompts; without any, the demo's held-out captions.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Pipeline folder or hub id [default: the shipped demo].")] = None,
     prompts: Annotated[Path | None, typer.Option(help="File with one prompt per line.")] = None,
     seed: Annotated[str, typer.Option(help="Seeds: 0, 0,5,7 or 0-3; every prompt is sampled with each.")] = "0",
     steps: Annotated[int, typer.Option(help="Inference steps.")] = 20,
-    scheduler: Annotated[str | None, typer.Option(help="ddim, dpm++, euler, euler-a, heun, unipc, ... [default: the pipeline's]")] = None,
-    guidance: Annotated[float | None, typer.Option(help="Guidance scale [default: 3 for the demo, else the pipeline's].")] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="ddim, dpm++, euler, euler-a, heun, unipc, ... [default: the pipeline's]")
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Guidance scale [default: 3 for the demo, else the pipeline's].")
+    ] = None,
     negative: Annotated[str | None, typer.Option(help="Negative prompt.")] = None,
     size: Annotated[str | None, typer.Option(help="Pixels: 512, or height x width: 512x768.")] = None,
     batch: Annotated[int, typer.Option(help="Images per pipeline call.")] = 8,
     dtype: Annotated[Dtype, typer.Option(help="Floating-point type.")] = Dtype.float32,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     deepcache: Annotated[str | None, typer.Option(help="Apply DeepCache, for example interval=3,cut=1.")] = None,
-    compare: Annotated[bool, typer.Option("--compare", help="Sample plainly too, side by side, and time both.")] = False,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Sample plainly too, side by side, and time both.")
+    ] = False,
     repeats: Annotated[int, typer.Option(help="Interleaved timings of --compare.", min=1)] = 3,
     out: Annotated[Path, typer.Option("--out", "-o", help="The PNG grid to write.")] = Path("samples.png"),
     images: Annotated[Path | None, typer.Option(help="Folder for the single images too.")] = None,
@@ -63,11 +71,16 @@ def sample_command(
 
 
 def _load(model, prompts, dtype, device):
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
     from .. import loading
     from ..demo.pipeline import load_pipeline
     from ..demo.scenes import sample_scenes
     from ..errors import SettingError
 
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
     if model is None:
         return load_pipeline(dtype.torch, device), prompts or sample_scenes(SHOWN, seed=7, held_out=True).captions()
     pipe = loading.load_pipeline(model, dtype.torch, device)
@@ -93,8 +106,8 @@ def _sample(pipe, methods, jobs, settings, out, images, console, format, repeats
         typer.echo(json.dumps({"out": str(out), "images": len(pictures), "summary": summary and summary.as_dict()}))
         return
     if summary:
-        console.print(summary, highlight=False)
-    console.print(f"wrote {out} ({len(pictures)} images)", highlight=False)
+        console.print(summary, highlight=False, soft_wrap=True)
+    console.print(f"wrote {out} ({len(pictures)} images)", highlight=False, soft_wrap=True)
 
 
 def _compare(pipe, methods, jobs, settings, out, images, console, format, repeats):
@@ -114,10 +127,10 @@ def _compare(pipe, methods, jobs, settings, out, images, console, format, repeat
         return
     numbers = result.as_dict()
     rival = numbers["equal_macs_plain_run"]
-    console.print(result.summary, highlight=False)
+    console.print(result.summary, highlight=False, soft_wrap=True)
     console.print(_row("cached", numbers["psnr_db"], numbers["speedup"]), highlight=False)
     console.print(_row(f"plain, {rival['steps']} steps", rival["psnr_db"], rival["speedup"]), highlight=False)
-    console.print(f"wrote {out}: for each prompt plain, cached, and plain at equal MACs", highlight=False)
+    console.print(f"wrote {out}: for each prompt plain, cached, and plain at equal MACs", highlight=False, soft_wrap=True)
 
 
 def _row(name: str, psnr: float, speed: dict) -> str:

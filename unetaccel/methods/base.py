@@ -29,7 +29,9 @@ class Method:
             check = getattr(self, f"_check_{f.name}", None)
             if check is not None and not check(getattr(self, f.name)):
                 allowed = (check.__doc__ or "").strip()
-                raise SettingError(f"{type(self).__name__}({f.name}={getattr(self, f.name)!r}): {f.name} must be {allowed}")
+                raise SettingError(
+                    f"{type(self).__name__}({f.name}={getattr(self, f.name)!r}): {f.name} must be {allowed}"
+                )
 
 
 def is_int(value, low: int) -> bool:

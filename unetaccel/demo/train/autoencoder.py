@@ -56,19 +56,21 @@ def set_encoder(vae: AutoencoderTiny, images: torch.Tensor) -> None:
     last.bias.copy_(-(mean @ weights).float())
 
 
-def train_autoencoder(out: Path, steps: int = 5000, batch: int = 16, seed: int = 0) -> None:
+def train_autoencoder(out: Path, steps: int = 5000, batch: int = 16, drawings: int = 12_000, seed: int = 0) -> None:
     """Write ``out/vae``: about six CPU-minutes."""
     torch.manual_seed(seed)
     vae = build_autoencoder()
-    images = torch.cat([render(sample_scenes(2000, seed=30_000 + i), seed=i) for i in range(6)])
+    images = torch.cat([render(sample_scenes(1000, seed=30_000 + i), seed=i) for i in range(drawings // 1000)])
     set_encoder(vae, images[:6000])
     with torch.no_grad():
         latents = torch.cat([vae.encode(x * 2 - 1).latents for x in images.split(1000)])
     deviation = (latents * SCALE).std((0, 2, 3))
-    print(f"autoencoder: latent deviations {deviation.min():.2f} to {deviation.max():.2f}, largest {latents.abs().max():.2f}")
+    print(
+        f"autoencoder: latent deviations {deviation.min():.2f} to {deviation.max():.2f}, largest {latents.abs().max():.2f}"
+    )
     optimizer = torch.optim.Adam(vae.decoder.parameters(), lr=1.5e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for step in range(steps):
+    for _ in range(steps):
         index = torch.randint(len(images), (batch,))
         noise = torch.randn_like(latents[index]) * 0.15 / SCALE * torch.rand(batch, 1, 1, 1)
         decoded = vae.decode(latents[index] + noise).sample / 2 + 0.5
@@ -78,12 +80,13 @@ def train_autoencoder(out: Path, steps: int = 5000, batch: int = 16, seed: int =
         loss.backward()
         optimizer.step()
         schedule.step()
-    print(f"autoencoder: {_psnr(vae.eval()):.1f} dB on 500 held-out drawings")
+    print(f"autoencoder: {reconstruction_psnr(vae.eval()):.1f} dB on 500 held-out drawings")
     vae.half().save_pretrained(out / "vae")
 
 
 @torch.no_grad()
-def _psnr(vae: AutoencoderTiny) -> float:
+def reconstruction_psnr(vae: AutoencoderTiny) -> float:
+    """Peak signal-to-noise ratio in dB of 500 held-out drawings, encoded and decoded."""
     images = render(sample_scenes(500, seed=3, held_out=True), seed=3)
     decoded = vae.decode(vae.encode(images * 2 - 1).latents).sample / 2 + 0.5
     return -10 * nn.functional.mse_loss(decoded.clamp(0, 1), images).log10().item()

@@ -52,10 +52,13 @@ def build_scheduler() -> DDIMScheduler:
     )
 
 
-def train_unet(out: Path, steps: int = 4200, batch: int = 24, pool: int = 40_000, seed: int = 0) -> None:
+def train_unet(
+    out: Path, steps: int = 4200, batch: int = 24, pool: int = 40_000, checks: int = 10, seed: int = 0
+) -> None:
     """Write ``out/unet`` (averaged weights, float16) and ``out/curve.json``: about 25 minutes on two free cores.
 
-    ``batch`` and ``pool`` (drawings encoded beforehand) are per process.
+    ``batch`` and ``pool`` (drawings encoded beforehand) are per process; so often as ``checks`` says the
+    averaged weights are sampled from, and the curve gets a row.
     """
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     rank = accelerator.process_index
@@ -83,25 +86,28 @@ def train_unet(out: Path, steps: int = 4200, batch: int = 24, pool: int = 40_000
         schedule.step()
         average.step(unet.parameters())
         losses.append(loss.item())
-        if accelerator.is_main_process and (step % (steps // 10) == 0 or step == 1):
-            images = step * batch * accelerator.num_processes
-            shares = check(unet, average, parts, scheduler) if step > 1 else {}
-            curve.append(
-                {
-                    "images": images,
-                    "seconds": round(time.time() - start),
-                    "cpu_seconds_per_process": round(time.process_time()),
-                    "loss": round(sum(losses[-200:]) / len(losses[-200:]), 4),
-                    **{k: round(shares[k], 4) for k in ("shape", "colour", "exact") if shares},
-                }
-            )
-            print(json.dumps(curve[-1]), flush=True)
+        if accelerator.is_main_process and step % (steps // checks) == 0:
+            images, spent = step * batch * accelerator.num_processes, time.time() - start
+            curve.append(curve_row(images, spent, losses[-200:], check(unet, average, parts, scheduler)))
             (out / "curve.json").write_text(json.dumps(curve, indent=1) + "\n")
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         average.copy_to(unet.parameters())
         scheduler.save_pretrained(out / "scheduler")
         unet.half().save_pretrained(out / "unet")
+
+
+def curve_row(images: int, seconds: float, losses: list[float], shares: dict[str, float]) -> dict:
+    """One row of the training curve, printed as it comes."""
+    row = {
+        "images": images,
+        "seconds": round(seconds),
+        "cpu_seconds_per_process": round(time.process_time()),
+        "loss": round(sum(losses) / len(losses), 4),
+        **{k: round(shares[k], 4) for k in ("shape", "colour", "exact")},
+    }
+    print(json.dumps(row), flush=True)
+    return row
 
 
 def rate(step: int, steps: int) -> float:
