@@ -13,7 +13,16 @@ from types import SimpleNamespace
 import diffusers
 import pytest
 import torch
-from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel, UNet2DModel
+from diffusers import (
+    AutoencoderTiny,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+    UNet2DModel,
+    UNet3DConditionModel,
+    UNetMotionModel,
+    UNetSpatioTemporalConditionModel,
+)
 
 torch.set_num_threads(1)
 
@@ -100,10 +109,58 @@ ARCHITECTURES = {
 }
 
 
+_VIDEO = dict(in_channels=4, out_channels=4, sample_size=16, cross_attention_dim=CONTEXT, layers_per_block=2)
+ARCHITECTURES |= {
+    "animatediff": (
+        UNetMotionModel,
+        {
+            **_VIDEO,
+            "block_out_channels": (16, 32),
+            "norm_num_groups": 8,
+            "down_block_types": ("CrossAttnDownBlockMotion", "DownBlockMotion"),
+            "up_block_types": ("UpBlockMotion", "CrossAttnUpBlockMotion"),
+            "num_attention_heads": 2,
+            "motion_num_attention_heads": 2,
+        },
+    ),
+    "svd": (
+        UNetSpatioTemporalConditionModel,
+        {
+            **_VIDEO,
+            "block_out_channels": (32, 64),
+            "down_block_types": ("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
+            "up_block_types": ("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
+            "num_attention_heads": 8,
+            "addition_time_embed_dim": 32,
+            "projection_class_embeddings_input_dim": 96,
+            "num_frames": 3,
+        },
+    ),
+    "text-to-video": (
+        UNet3DConditionModel,
+        {
+            **_VIDEO,
+            "block_out_channels": (32, 64),
+            "norm_num_groups": 8,
+            "down_block_types": ("CrossAttnDownBlock3D", "DownBlock3D"),
+            "up_block_types": ("UpBlock3D", "CrossAttnUpBlock3D"),
+            "attention_head_dim": 8,
+        },
+    ),
+}
+FRAMES = 3
+
+
 def build_unet(name: str = "sd", seed: int = 0):
     torch.manual_seed(seed)
     cls, config = ARCHITECTURES[name]
-    return cls(**config).eval().requires_grad_(False)
+    unet = cls(**config).eval().requires_grad_(False)
+    for module in unet.modules():  # temporal layers start as the identity: give them something to do
+        for silent in (getattr(module, "proj_out", None), getattr(module, "conv4", None)):
+            if silent is not None:
+                for p in silent.parameters():
+                    torch.nn.init.normal_(p, std=0.1)
+    return unet
 
 
 def unet_inputs(unet, batch: int = 2, size: tuple[int, int] = (16, 16), seed: int = 0) -> dict:
@@ -115,6 +172,13 @@ def unet_inputs(unet, batch: int = 2, size: tuple[int, int] = (16, 16), seed: in
 
     config = unet.config
     inputs = {"sample": normal(batch, config.in_channels, *size), "timestep": torch.tensor(500), "return_dict": False}
+    if isinstance(unet, UNetSpatioTemporalConditionModel):
+        video = {"sample": normal(batch, FRAMES, config.in_channels, *size), "added_time_ids": normal(batch, 3)}
+        return {**inputs, **video, "encoder_hidden_states": normal(batch, 1, CONTEXT)}
+    if isinstance(unet, UNet3DConditionModel | UNetMotionModel):
+        conditions = batch * FRAMES if isinstance(unet, UNetMotionModel) else batch
+        video = {"sample": normal(batch, config.in_channels, FRAMES, *size)}
+        return {**inputs, **video, "encoder_hidden_states": normal(conditions, 7, CONTEXT)}
     if "cross_attention_dim" in config:
         inputs["encoder_hidden_states"] = normal(batch, 7, CONTEXT)
     if config.get("num_class_embeds"):

@@ -68,11 +68,12 @@ class _Recorder(nn.Module):
         super().__init__()
         self.resnet, self.skip, self.shapes = resnet, skip, shapes
 
-    def forward(self, hidden_states, *args, **kwargs):
+    def forward(self, *args, **kwargs):
+        hidden_states = args[0] if args else kwargs["input_tensor"]  # as AnimateDiff's blocks name it
         n, _, height, width = hidden_states.shape
         shape = (n, self.skip.hidden, height, width)
         self.shapes[self.skip.b] = shape, hidden_states.dtype, hidden_states.device
-        return self.resnet(hidden_states, *args, **kwargs)
+        return self.resnet(*args, **kwargs)
 
 
 def _fake(unet: nn.Module):
@@ -127,7 +128,11 @@ def auto_cut(unet: nn.Module) -> int:
 
 
 def example_inputs(
-    unet: nn.Module, batch: int = 1, size: int | tuple[int, int] | None = None, tokens: int = 77
+    unet: nn.Module,
+    batch: int = 1,
+    size: int | tuple[int, int] | None = None,
+    tokens: int = 77,
+    frames: int | None = None,
 ) -> tuple:
     """The structure of typical inputs, from the U-Net's config.
 
@@ -135,6 +140,7 @@ def example_inputs(
         batch: N, counting both halves of classifier-free guidance.
         size: latent height and width (default: the config's ``sample_size``, or 64).
         tokens: length of the text condition.
+        frames: of a video U-Net (default: the config's ``num_frames``, or 16).
 
     Raises:
         UnsupportedModelError: the config asks for conditions that cannot be guessed.
@@ -147,8 +153,20 @@ def example_inputs(
     def tensor(*shape, dtype=None):
         return shape, dtype or like["dtype"], like["device"]
 
-    inputs = {"sample": tensor(batch, config.in_channels, height, width)}
-    if config.get("cross_attention_dim") is not None:
+    kinds = {c.__name__ for c in type(unet).__mro__}
+    frames = frames or config.get("num_frames") or 16
+    if "UNetSpatioTemporalConditionModel" in kinds:
+        ids = config.projection_class_embeddings_input_dim // config.addition_time_embed_dim
+        return (
+            ("sample", tensor(batch, frames, config.in_channels, height, width)),
+            ("encoder_hidden_states", tensor(batch, 1, _condition_width(config))),
+            ("added_time_ids", tensor(batch, ids)),
+        )
+    in_time = (frames,) if kinds & {"UNetMotionModel", "UNet3DConditionModel"} else ()
+    inputs = {"sample": tensor(batch, config.in_channels, *in_time, height, width)}
+    if "UNetMotionModel" in kinds:  # AnimateDiff repeats the condition for each frame
+        inputs["encoder_hidden_states"] = tensor(batch * frames, tokens, _condition_width(config))
+    elif config.get("cross_attention_dim") is not None:
         inputs["encoder_hidden_states"] = tensor(batch, tokens, _condition_width(config))
     if config.get("class_embed_type") in ("projection", "simple_projection"):
         inputs["class_labels"] = tensor(batch, config.projection_class_embeddings_input_dim)

@@ -112,22 +112,23 @@ class Comparison:
     rival: np.ndarray = field(repr=False)
     """Plain, at ``rival_steps``: the run of fewer steps that costs as many MACs."""
     rival_steps: int
-    psnr: float
-    """Of the cached images to the plain ones, dB, median over images."""
-    rival_psnr: float
+    psnr: tuple[float, ...]
+    """Of each cached image to the plain one, dB; infinite where they are equal."""
+    rival_psnr: tuple[float, ...]
     ratios: tuple[float, ...]
     """Whole-call time of the plain run over the cached one, one per interleaved repeat."""
     rival_ratios: tuple[float, ...]
     summary: Summary
 
     def as_dict(self) -> dict:
-        """Everything but the images, ready for JSON."""
+        """Everything but the images, ready for JSON; a PSNR of None stands for identical images."""
         return {
-            "psnr_db": round(self.psnr, 2),
+            "images": len(self.plain),
+            "psnr_db": _spread(self.psnr),
             "speedup": _spread(self.ratios),
             "equal_macs_plain_run": {
                 "steps": self.rival_steps,
-                "psnr_db": round(self.rival_psnr, 2),
+                "psnr_db": _spread(self.rival_psnr),
                 "speedup": _spread(self.rival_ratios),
             },
             "summary": self.summary.as_dict(),
@@ -135,7 +136,9 @@ class Comparison:
 
 
 def _spread(values: tuple[float, ...]) -> dict:
-    return {"median": round(median(values), 3), "min": round(min(values), 3), "max": round(max(values), 3)}
+    """Median and extremes; None for infinity, which JSON has no word for."""
+    found = {"median": median(values), "min": min(values), "max": max(values)}
+    return {k: round(v, 3) if math.isfinite(v) else None for k, v in found.items()}
 
 
 def compare(
@@ -180,7 +183,7 @@ def compare(
     )
 
 
-def _psnr(images: np.ndarray, reference: np.ndarray) -> float:
-    """Median over images of the peak signal-to-noise ratio in dB; infinite where they are equal."""
+def _psnr(images: np.ndarray, reference: np.ndarray) -> tuple[float, ...]:
+    """Peak signal-to-noise ratio of each image in dB; infinite where it equals its reference."""
     errors = np.square(images.astype(np.float64) - reference).mean(axis=(1, 2, 3))
-    return float(median(math.inf if e == 0 else -10 * math.log10(e) for e in errors))
+    return tuple(math.inf if e == 0 else float(-10 * math.log10(e)) for e in errors)

@@ -14,16 +14,45 @@ from torch import nn
 
 from .errors import SettingError, UnsupportedModelError
 
-UNETS = ("UNet2DConditionModel", "UNet2DModel")
-DOWN_BLOCKS = (
-    "DownBlock2D",
-    "CrossAttnDownBlock2D",
-    "AttnDownBlock2D",
-    "ResnetDownsampleBlock2D",
-    "SimpleCrossAttnDownBlock2D",
+UNETS = (
+    "UNet2DConditionModel",
+    "UNet2DModel",
+    "UNetMotionModel",
+    "UNetSpatioTemporalConditionModel",
+    "UNet3DConditionModel",
 )
-UP_BLOCKS = ("UpBlock2D", "CrossAttnUpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D", "SimpleCrossAttnUpBlock2D")
-LAYER_LISTS = ("resnets", "attentions")
+BLOCKS = {
+    "down": (
+        "DownBlock2D",
+        "CrossAttnDownBlock2D",
+        "AttnDownBlock2D",
+        "ResnetDownsampleBlock2D",
+        "SimpleCrossAttnDownBlock2D",
+        "DownBlockMotion",
+        "CrossAttnDownBlockMotion",
+        "DownBlockSpatioTemporal",
+        "CrossAttnDownBlockSpatioTemporal",
+        "DownBlock3D",
+        "CrossAttnDownBlock3D",
+    ),
+    "up": (
+        "UpBlock2D",
+        "CrossAttnUpBlock2D",
+        "AttnUpBlock2D",
+        "ResnetUpsampleBlock2D",
+        "SimpleCrossAttnUpBlock2D",
+        "UpBlockMotion",
+        "CrossAttnUpBlockMotion",
+        "UpBlockSpatioTemporal",
+        "CrossAttnUpBlockSpatioTemporal",
+        "UpBlock3D",
+        "CrossAttnUpBlock3D",
+    ),
+}
+"""Blocks whose layers are parallel lists, one entry per skip, with at most one resampler after them."""
+
+LAYER_LISTS = ("resnets", "temp_convs", "attentions", "temp_attentions", "motion_modules")
+"""Parts of one layer, in the order in which they run."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +95,7 @@ def skip_table(unet: nn.Module) -> list[Skip]:
     for b, ((block, layer, source, channels, stride), (i, j, resnet)) in enumerate(
         zip(made, reversed(layers), strict=True)
     ):
-        hidden = resnet.in_channels - channels
+        hidden = _spatial(resnet).in_channels - channels
         table.append(Skip(b, block, layer, source, f"up_blocks.{i}.resnets.{j}", i, j, channels, hidden, stride))
     return table
 
@@ -76,13 +105,18 @@ def _encoder_skips(unet) -> list[tuple[int, int, str, int, int]]:
     made, stride = [(-1, 0, "conv_in", conv_in.out_channels, 1)], 1
     for i, block in enumerate(unet.down_blocks):
         path = f"down_blocks.{i}"
+        last = [name for name in LAYER_LISTS if getattr(block, name, None)][-1]
         for j, resnet in enumerate(block.resnets):
-            name = f"attentions.{j}" if getattr(block, "attentions", None) else f"resnets.{j}"
-            made.append((i, j, f"{path}.{name}", resnet.out_channels, stride))
+            made.append((i, j, f"{path}.{last}.{j}", _spatial(resnet).out_channels, stride))
         if block.downsamplers is not None:
             stride *= 2
             made.append((i, len(block.resnets), f"{path}.downsamplers.0", block.downsamplers[0].out_channels, stride))
     return made
+
+
+def _spatial(resnet: nn.Module) -> nn.Module:
+    """The resnet that knows its widths: video resnets wrap a spatial one."""
+    return getattr(resnet, "spatial_res_block", resnet)
 
 
 def check_supported(unet: nn.Module) -> None:
@@ -97,8 +131,8 @@ def check_supported(unet: nn.Module) -> None:
         raise UnsupportedModelError(
             "this U-Net was compiled in place (unet.compile()). Load it afresh and apply unetaccel without compiling it"
         )
-    for kind, blocks, known in (("down", unet.down_blocks, DOWN_BLOCKS), ("up", unet.up_blocks, UP_BLOCKS)):
-        for i, block in enumerate(blocks):
+    for kind, known in BLOCKS.items():
+        for i, block in enumerate(getattr(unet, f"{kind}_blocks")):
             if type(block).__name__ not in known:
                 raise UnsupportedModelError(
                     f"{kind}_blocks.{i} is a {type(block).__name__}, which is not supported yet; "

@@ -39,5 +39,4 @@ def write_grid(path: Path, variants: list[np.ndarray], titles: list[str] | None 
             if titles:
                 draw.text((left, y), titles[j], fill="black")
             canvas.paste(to_image(variant[i]).resize((width, height), Image.Resampling.NEAREST), (left, y + top))
-    path.parent.mkdir(parents=True, exist_ok=True)
     canvas.save(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -56,6 +57,7 @@ def sample_command(
         raise SettingError("--compare needs a method to compare with: add --deepcache interval=3,cut=0")
     if out.suffix.lower() != ".png":
         raise SettingError(f"--out {str(out)!r}: the grid is a PNG, so the name must end in .png")
+    out.parent.mkdir(parents=True, exist_ok=True)  # before the work, so that nothing is lost to a wrong path
     chosen, seeds, pixels = options.prompts(prompt or [], prompts), options.seeds(seed), options.size(size)
     settings = Settings(steps, guidance if guidance is not None or model else 3.0, pixels, batch, negative)
     place = options.device(device)
@@ -84,7 +86,7 @@ def _load(model, prompts, dtype, device):
     if model is None:
         return load_pipeline(dtype.torch, device), prompts or sample_scenes(SHOWN, seed=7, held_out=True).captions()
     pipe = loading.load_pipeline(model, dtype.torch, device)
-    if not prompts and "prompt" in type(pipe).__call__.__annotations__:
+    if not prompts and "prompt" in inspect.signature(pipe.__call__).parameters:
         raise SettingError("this pipeline wants a prompt: give one as an argument, or a file with --prompts")
     return pipe, prompts or [""] * SHOWN
 
@@ -112,6 +114,7 @@ def _sample(pipe, methods, jobs, settings, out, images, console, format, repeats
 
 def _compare(pipe, methods, jobs, settings, out, images, console, format, repeats):
     from .. import apply
+    from ..environment import environment
     from ..sampling import compare
     from . import grid
 
@@ -123,19 +126,24 @@ def _compare(pipe, methods, jobs, settings, out, images, console, format, repeat
     grid.write_grid(out, [result.plain, result.cached, result.rival], columns)
     _write_images(images, {"plain-": result.plain, "cached-": result.cached, "rival-": result.rival})
     if format is Format.json:
-        typer.echo(json.dumps({"out": str(out), **result.as_dict()}))
+        job = {"prompts": jobs[0], "seeds": jobs[1], "steps": settings.steps, "guidance": settings.guidance}
+        machine = environment(pipe.unet.device)
+        typer.echo(json.dumps({"out": str(out), "environment": machine, "job": job, **result.as_dict()}))
         return
     numbers = result.as_dict()
     rival = numbers["equal_macs_plain_run"]
     console.print(result.summary, highlight=False, soft_wrap=True)
     console.print(_row("cached", numbers["psnr_db"], numbers["speedup"]), highlight=False)
     console.print(_row(f"plain, {rival['steps']} steps", rival["psnr_db"], rival["speedup"]), highlight=False)
-    console.print(f"wrote {out}: for each prompt plain, cached, and plain at equal MACs", highlight=False, soft_wrap=True)
+    console.print(
+        f"wrote {out}: for each prompt plain, cached, and plain at equal MACs", highlight=False, soft_wrap=True
+    )
 
 
-def _row(name: str, psnr: float, speed: dict) -> str:
-    spread = f"{speed['min']:.2f} to {speed['max']:.2f}"
-    return f"  {name:<16} {psnr:6.2f} dB to the plain run, {speed['median']:.2f}x its speed ({spread})"
+def _row(name: str, psnr: dict, speed: dict) -> str:
+    median, low, high = ("inf" if psnr[k] is None else f"{psnr[k]:.2f}" for k in ("median", "min", "max"))
+    pace = f"{speed['median']:.2f}x its speed ({speed['min']:.2f} to {speed['max']:.2f})"
+    return f"  {name:<16} {median} dB to the plain run ({low} to {high}), {pace}"
 
 
 def _total(pipe, jobs, settings, ways: int, repeats: int = 0) -> int | None:

@@ -1,0 +1,41 @@
+"""The README's numbers are those of the committed results, and its commands are those of CI."""
+
+import json
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+RESULTS = ROOT / "bench" / "results"
+
+
+def test_the_speed_table_is_the_committed_measurement():
+    rows = json.loads((RESULTS / "speed-demo-cpu.json").read_text())["cases"]
+    assert len(rows) >= 6
+    for row in rows:
+        [line] = [x for x in README.splitlines() if x.startswith(f"| {row['interval']}, {row['cut']} |")]
+        for value in (
+            row["speedup"]["median"],
+            row["ceiling_time"]["median"],
+            row["equal_macs_plain_run"]["speedup"]["median"],
+        ):
+            assert f"{value:.2f}" in line
+        assert f"{row['ours_over_official_time']['median']:.3f}" in line
+
+
+def test_the_quality_figures_are_the_committed_measurement():
+    found = json.loads((RESULTS / "demo-compare-cpu.json").read_text())
+    assert len(set(found["job"]["seeds"])) >= 3
+    for quality in (found["psnr_db"], found["equal_macs_plain_run"]["psnr_db"]):
+        for value in quality.values():
+            assert f"{value:.1f}" in README
+
+
+def test_files_that_the_readme_names_exist():
+    for name in (
+        "bench/results/demo-grid.png",
+        "examples/train_demo.py",
+        "unetaccel/demo/weights/MODEL_CARD.md",
+        "bench/speed.py",
+    ):
+        assert name in README
+        assert (ROOT / name).exists()
