@@ -1,6 +1,6 @@
-"""AcceleratedUNet: the object that sits in ``pipe.unet``. A second face of the user's U-Net.
+"""Faces: the objects that sit in ``pipe.unet`` and ``pipe.controlnet`` while methods are applied.
 
-It is an instance of a subclass of the U-Net's own class and *shares its ``__dict__``*: parameters,
+A face is an instance of a subclass of the model's own class and *shares its ``__dict__``*: parameters,
 children, hooks, config and every attribute set later are one and the same, so whatever a user does
 to ``pipe.unet`` (LoRA, attention processors, ``to``, offload) happens to their U-Net and stays
 after removal. Only calling it differs.
@@ -11,24 +11,33 @@ from __future__ import annotations
 import copy
 import functools
 import types
+from typing import Protocol
 
 import torch
 from torch import nn
 
-from .engine import Engine
 from .overlay import has_foreign_forward
 
 
-class AcceleratedUNet:
-    """Mixed into the U-Net's class; ``isinstance(pipe.unet, AcceleratedUNet)`` tells that it is applied."""
+class Evaluator(Protocol):
+    """What a face asks when it is called."""
+
+    original: nn.Module
+
+    def evaluate(self, args: tuple, kwargs: dict) -> object:
+        """The outcome of one call."""
+
+
+class Face:
+    """Mixed into a model's class."""
 
     __slots__ = ()
-    _unetaccel: Engine
+    _unetaccel: Evaluator
 
     @property
     def forward(self):
         # A data descriptor, because offload hooks store a `forward` in the shared __dict__.
-        if not has_foreign_forward(self._unetaccel.unet):
+        if not has_foreign_forward(self._unetaccel.original):
             return types.MethodType(type(self)._evaluate, self)
         if "_hf_hook" in self.__dict__:  # accelerate's wrapper may be bound to the plain U-Net: do what it does
             return types.MethodType(type(self)._evaluate_hooked, self)
@@ -37,39 +46,45 @@ class AcceleratedUNet:
     @forward.setter
     def forward(self, value):
         # accelerate puts back the bound `forward` it found, which is what this class computes anyway.
-        if getattr(value, "__self__", None) in (self, self._unetaccel.unet):
+        if getattr(value, "__self__", None) in (self, self._unetaccel.original):
             self.__dict__.pop("forward", None)
         else:
             self.__dict__["forward"] = value
 
     def __deepcopy__(self, memo):
-        return copy.deepcopy(self._unetaccel.unet, memo)
+        return copy.deepcopy(self._unetaccel.original, memo)
 
     def __copy__(self):
-        return copy.copy(self._unetaccel.unet)
+        return copy.copy(self._unetaccel.original)
 
     def __reduce_ex__(self, protocol):
-        return _plain, (self._unetaccel.unet,)
+        return _plain, (self._unetaccel.original,)
 
 
-def _plain(unet: nn.Module) -> nn.Module:
-    """What a pickled accelerated U-Net is loaded as: the plain one."""
-    return unet
+class AcceleratedUNet(Face):
+    """The face of a U-Net; ``isinstance(pipe.unet, AcceleratedUNet)`` tells that methods are applied."""
+
+    __slots__ = ()
 
 
-def face(engine: Engine) -> nn.Module:
-    """The accelerated face of ``engine.unet``."""
-    original = engine.unet
-    cls = _face_class(type(original))
+def _plain(model: nn.Module) -> nn.Module:
+    """What a pickled face is loaded as: the plain model."""
+    return model
+
+
+def face(evaluator: Evaluator, kind: type[Face] = AcceleratedUNet) -> nn.Module:
+    """A face of ``evaluator.original`` whose calls go to ``evaluator.evaluate``."""
+    original = evaluator.original
+    cls = _face_class(type(original), kind)
     module = cls.__new__(cls)
     object.__setattr__(module, "__dict__", original.__dict__)
-    object.__setattr__(module, "_unetaccel", engine)
+    object.__setattr__(module, "_unetaccel", evaluator)
     return module
 
 
 @functools.cache
-def _face_class(cls: type) -> type:
-    """A subclass of the U-Net's class with the same name, so that configs and saved models keep theirs."""
+def _face_class(cls: type, kind: type[Face]) -> type:
+    """A subclass of the model's class with the same name, so that configs and saved models keep theirs."""
 
     @functools.wraps(cls.forward)
     def evaluate(self, *args, **kwargs):
@@ -91,4 +106,4 @@ def _face_class(cls: type) -> type:
         "_evaluate": evaluate,
         "_evaluate_hooked": evaluate_hooked,
     }
-    return type(cls.__name__, (AcceleratedUNet, cls), members)
+    return type(cls.__name__, (kind, cls), members)

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from .errors import UnsupportedModelError
 from .overlay import overlay
+from .run import GIVEN
 from .skips import Skip, skip_table
 from .views import build_views
 
@@ -51,13 +52,13 @@ def cut_costs(unet: nn.Module, inputs: object, cuts: Iterable[int] | None = None
     table, shapes = skip_table(unet), {}
     with _fake(unet), torch.no_grad():
         recorded = overlay(unet, {s.entry: _Recorder(unet.get_submodule(s.entry), s, shapes) for s in table})
-        full = _count(lambda: type(recorded).forward(recorded, **_tensors(inputs)))
+        full = count_macs(lambda: type(recorded).forward(recorded, **_tensors(inputs)))
     for b in range(len(table)) if cuts is None else cuts:
         views = build_views(unet, b)
         with _fake(unet), torch.no_grad():
             tensors, (shape, dtype, device) = _tensors(inputs), shapes[b]
             feature = torch.empty(shape, dtype=dtype, device=device)
-            cached = _count(lambda: views.run_cached(tensors, feature))  # noqa: B023 - called at once
+            cached = count_macs(lambda: views.run_cached(tensors, feature))  # noqa: B023 - called at once
         yield CutCost(b, full, cached, feature.nbytes)
 
 
@@ -81,8 +82,8 @@ def _fake(unet: nn.Module):
     return nullcontext() if next(unet.parameters()).is_meta else FakeTensorMode(allow_non_fake_inputs=True)
 
 
-def _count(work: Callable[[], object]) -> int:
-    """MACs of ``work``."""
+def count_macs(work: Callable[[], object]) -> int:
+    """Multiply-accumulates of the convolutions, matrix products and attention that ``work`` does."""
     with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter:
         work()
     return counter.get_total_flops() // 2
@@ -98,7 +99,7 @@ _CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _a
 
 def _tensors(inputs: tuple) -> dict:
     """Keyword inputs from their structure: a tuple of (name, structure) pairs."""
-    kwargs = {name: _tensor(value) for name, value in inputs}
+    kwargs = {name: _tensor(value) for name, value in inputs if value != GIVEN}
     return {
         **kwargs,
         "timestep": torch.ones((), dtype=torch.int64, device=kwargs["sample"].device),

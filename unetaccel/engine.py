@@ -33,7 +33,7 @@ class Engine:
     """
 
     def __init__(self, unet: nn.Module, methods: tuple[Method, ...]):
-        self.unet = unet
+        self.original = unet
         self.methods = methods
         self.reuse = _reuse(methods)
         if has_foreign_forward(unet) and not hasattr(unet, "_hf_hook"):
@@ -41,8 +41,8 @@ class Engine:
         self.table = skip_table(unet)
         self.cut = auto_cut(unet) if self.reuse.cut == "auto" else resolve_cut(self.reuse.cut, self.table)
         self.removed = False
-        self.replaced: nn.Module = unet
-        """What removal puts back into the pipeline."""
+        self.remove: Callable[[], None] = lambda: setattr(self, "removed", True)
+        """Puts everything back; set by ``patch.apply``."""
         self.last: Run | None = None
         self.costs: dict = {}
         self._forward = type(unet).forward
@@ -60,9 +60,9 @@ class Engine:
         run = None if self.removed else current_run(self)
         if run is None:
             self._warn_outside()
-            return self._forward(self.unet, *args, **kwargs)
+            return self._forward(self.original, *args, **kwargs)
         inputs = {**dict(zip(self._names, args, strict=False)), **kwargs}
-        return run.evaluate(inputs, lambda: self._forward(self.unet, **inputs))
+        return run.evaluate(inputs, lambda: self._forward(self.original, **inputs))
 
     def _warn_outside(self) -> None:
         if self.removed or self._warned:
@@ -95,7 +95,7 @@ class Engine:
                 views = self._idle.pop()
                 if views.fingerprint.is_current():
                     return views
-        return build_views(self.unet, self.cut)
+        return build_views(self.original, self.cut)
 
     def report(self) -> Report | None:
         """Of the latest sampling call."""

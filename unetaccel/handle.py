@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from torch import nn
@@ -34,12 +33,11 @@ class Handle(AbstractContextManager):
         cut: the skip index in use, after ``"auto"`` and foreign numberings were resolved.
     """
 
-    def __init__(self, pipe, unet: nn.Module, engine: Engine, remove: Callable):
+    def __init__(self, pipe, unet: nn.Module, engine: Engine):
         self.pipe = pipe
         self.unet = unet
         self.cut = engine.cut
         self._engine = engine
-        self._remove = remove
 
     @property
     def methods(self) -> tuple:
@@ -51,8 +49,7 @@ class Handle(AbstractContextManager):
 
     def remove(self) -> None:
         """Put the original U-Net back. Calling it again does nothing."""
-        if self.is_applied:
-            self._remove(self.pipe, self.unet, self._engine)
+        self._engine.remove()
 
     def __exit__(self, *exception) -> None:
         self.remove()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from .accelerated import AcceleratedUNet, face
+from .accelerated import AcceleratedUNet, Face, face
 from .calls import AcceleratedPipeline, unwatch_calls, watch_calls
+from .controlnet import AcceleratedControlNet, controlnet_engine
 from .engine import Engine
 from .errors import AlreadyAppliedError, UnsupportedModelError
 from .handle import Handle
@@ -43,17 +44,20 @@ def apply(pipe_or_unet, *methods: Method, replace: bool = False) -> Handle:
             f"unetaccel is already applied here: {', '.join(map(repr, previous.methods))}. "
             "Call handle.remove() first, or apply(..., replace=True)"
         )
-    plain = unet._unetaccel.unet if isinstance(unet, AcceleratedUNet) else unet
-    engine = Engine(plain, methods)  # fails before anything is changed or given up
-    if previous is None:
-        engine.replaced = unet
-    else:
-        engine.replaced, previous.removed = previous.replaced, True
-    accelerated = face(engine)
+    engine = Engine(_plain(unet), methods)  # fails before anything is changed or given up
+    controlnet = controlnet_engine(_plain(getattr(pipe, "controlnet", None)), engine)
+    slots = {} if pipe is None else {"unet": face(engine)}
+    if controlnet is not None:
+        slots["controlnet"] = face(controlnet, AcceleratedControlNet)
+    if previous is not None:
+        previous.remove()
+    replaced = {name: getattr(pipe, name) for name in slots}
+    engine.remove = lambda: _remove(pipe, slots, replaced, engine)
+    for name, module in slots.items():
+        _put(pipe, name, module)
     if pipe is not None:
-        _put(pipe, accelerated)
         watch_calls(pipe)
-    return Handle(pipe, accelerated, engine, _remove)
+    return Handle(pipe, slots.get("unet") or face(engine), engine)
 
 
 def _previous(pipe, unet: nn.Module) -> Engine | None:
@@ -82,13 +86,22 @@ def _split(pipe_or_unet) -> tuple[object | None, nn.Module]:
     raise UnsupportedModelError(f"expected a diffusers pipeline with a `unet`, or a U-Net module, got {name}")
 
 
-def _put(pipe, unet: nn.Module) -> None:
+def _plain(module):
+    """What a face stands for, or the thing itself."""
+    return module._unetaccel.original if isinstance(module, Face) else module
+
+
+def _put(pipe, name: str, module: nn.Module) -> None:
     # Not by plain assignment: pipelines write their config when a component is set.
-    object.__setattr__(pipe, "unet", unet)
+    object.__setattr__(pipe, name, module)
 
 
-def _remove(pipe, accelerated: nn.Module, engine: Engine) -> None:
+def _remove(pipe, slots: dict[str, nn.Module], replaced: dict[str, nn.Module], engine: Engine) -> None:
+    if engine.removed:
+        return
     engine.removed = True
-    if pipe is not None and pipe.unet is accelerated:
-        _put(pipe, engine.replaced)
+    ours = [name for name, module in slots.items() if getattr(pipe, name) is module]  # the user may have put another
+    for name in ours:
+        _put(pipe, name, replaced[name])
+    if "unet" in ours:
         unwatch_calls(pipe)

@@ -17,7 +17,7 @@ import torch
 
 from .clock import StepClock
 from .timeline import Timeline
-from .views import Views
+from .views import ADAPTER_STATES, MID_RESIDUAL, RESIDUALS, Views
 
 MAX_STREAMS = 8
 
@@ -118,7 +118,7 @@ class Run:
                 output = plain()
             elif full:
                 stream.feature = None  # freed before the pass, so that old and new never live side by side
-                output, stream.feature = self._fresh_views().run_full(inputs)
+                output, stream.feature = self._fresh_views().run_full(completed(inputs))
                 stream.inputs = made_for
                 report.cached_bytes = max(report.cached_bytes, self._bytes())
             else:
@@ -145,6 +145,12 @@ class Run:
             self._report.kinds.append([])
         return self._streams[self._calls]
 
+    def reuses_next(self) -> bool:
+        """Whether the next evaluation will be a cached one, unless its inputs turn out to be of another structure."""
+        if self._report is None or self._calls >= len(self._streams) or self._index >= len(self._report.planned):
+            return False
+        return not self._report.planned[self._index] and self._streams[self._calls].feature is not None
+
     def _is_full(self, stream: Stream, made_for: object) -> bool:
         planned = self._report.planned
         beyond = self._index >= len(planned)
@@ -159,6 +165,27 @@ class Run:
         return sum(s.feature.nbytes for s in self._streams if s.feature is not None)
 
 
+class PartialResiduals(list):
+    """The first residuals of a ControlNet, for a cached evaluation; ``complete`` makes all of them after all."""
+
+    def __init__(self, residuals: list[torch.Tensor], complete: Callable[[], tuple[list, torch.Tensor]]):
+        super().__init__(residuals)
+        self.complete = complete
+
+
+def completed(inputs: dict) -> dict:
+    """The inputs with all residuals, for an evaluation that must be full though a cached one was expected."""
+    residuals = inputs.get(RESIDUALS)
+    if not isinstance(residuals, PartialResiduals):
+        return inputs
+    down, mid = residuals.complete()
+    return {**inputs, RESIDUALS: down, MID_RESIDUAL: mid}
+
+
+GIVEN = "given"
+_BY_PRESENCE = (RESIDUALS, MID_RESIDUAL, ADAPTER_STATES)
+
+
 def structure(value: object) -> object:
     """What of the inputs must stay the same for a feature to be reusable: shapes, dtypes, devices, presence.
 
@@ -167,7 +194,11 @@ def structure(value: object) -> object:
     if isinstance(value, torch.Tensor):
         return tuple(value.shape), value.dtype, value.device
     if isinstance(value, dict):
-        return tuple((k, structure(v)) for k, v in value.items() if v is not None and k != "timestep")
+        return tuple(
+            (k, GIVEN if k in _BY_PRESENCE else structure(v))
+            for k, v in value.items()
+            if v is not None and k != "timestep"
+        )
     if isinstance(value, list | tuple):
         return tuple(map(structure, value))
     return type(value)

@@ -85,7 +85,7 @@ def skip_table(unet: nn.Module) -> list[Skip]:
         UnsupportedModelError: the class, or one of its blocks, is not supported.
     """
     check_supported(unet)
-    made = _encoder_skips(unet)
+    made = encoder_skips(unet)
     layers = [(i, j, r) for i, block in enumerate(unet.up_blocks) for j, r in enumerate(block.resnets)]
     if len(made) != len(layers):
         raise UnsupportedModelError(
@@ -100,7 +100,8 @@ def skip_table(unet: nn.Module) -> list[Skip]:
     return table
 
 
-def _encoder_skips(unet) -> list[tuple[int, int, str, int, int]]:
+def encoder_skips(unet: nn.Module) -> list[tuple[int, int, str, int, int]]:
+    """(block, layer, source, channels, stride) of each skip that an encoder makes; also of a ControlNet's."""
     conv_in = getattr(unet.conv_in, "base_layer", unet.conv_in)  # a LoRA may wrap it
     made, stride = [(-1, 0, "conv_in", conv_in.out_channels, 1)], 1
     for i, block in enumerate(unet.down_blocks):

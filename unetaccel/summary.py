@@ -91,7 +91,7 @@ def _cost(engine: Engine, inputs) -> CutCost | None:
     """None where torch cannot trace the model on fake tensors (custom kernels, quantised layers)."""
     if inputs not in engine.costs:
         try:
-            engine.costs[inputs] = next(cut_costs(engine.unet, inputs, [engine.cut]))
+            engine.costs[inputs] = next(cut_costs(engine.original, inputs, [engine.cut]))
         except (RuntimeError, NotImplementedError, TypeError, AttributeError):
             engine.costs[inputs] = None
     return engine.costs[inputs]

@@ -15,9 +15,9 @@ from torch import nn
 from .overlay import Fingerprint, copied_containers, overlay, refuse_replaced_forward
 from .skips import LAYER_LISTS, Skip, skip_table
 
-_RESIDUALS = "down_block_additional_residuals"  # ControlNet: one per skip
-_MID_RESIDUAL = "mid_block_additional_residual"
-_ADAPTER = "down_intrablock_additional_residuals"  # T2I-Adapter: one per down block
+RESIDUALS = "down_block_additional_residuals"  # ControlNet: one per skip
+MID_RESIDUAL = "mid_block_additional_residual"
+ADAPTER_STATES = "down_intrablock_additional_residuals"  # T2I-Adapter: one per down block
 
 
 class Port:
@@ -85,14 +85,14 @@ class Views:
     def _relevant(self, inputs: dict) -> dict:
         """Drop the residuals that no layer of the cached view reads; keep their presence, which has a meaning."""
         trimmed = dict(inputs)
-        if inputs.get(_RESIDUALS) is not None and inputs.get(_MID_RESIDUAL) is not None:
-            residuals = inputs[_RESIDUALS]
-            trimmed[_RESIDUALS] = tuple(residuals[: self.skip.b + 1])
-            trimmed[_MID_RESIDUAL] = residuals[0].new_zeros(())
-        elif inputs.get(_RESIDUALS) is not None:  # how T2I-Adapters were passed before they had their own argument
-            trimmed[_RESIDUALS] = list(inputs[_RESIDUALS][: self.whole_blocks])
-        if inputs.get(_ADAPTER) is not None:
-            trimmed[_ADAPTER] = list(inputs[_ADAPTER][: self.whole_blocks])
+        if inputs.get(RESIDUALS) is not None and inputs.get(MID_RESIDUAL) is not None:
+            residuals = inputs[RESIDUALS]
+            trimmed[RESIDUALS] = tuple(residuals[: self.skip.b + 1])
+            trimmed[MID_RESIDUAL] = residuals[0].new_zeros(())
+        elif inputs.get(RESIDUALS) is not None:  # how T2I-Adapters were passed before they had their own argument
+            trimmed[RESIDUALS] = list(inputs[RESIDUALS][: self.whole_blocks])
+        if inputs.get(ADAPTER_STATES) is not None:
+            trimmed[ADAPTER_STATES] = list(inputs[ADAPTER_STATES][: self.whole_blocks])
         return trimmed
 
 
@@ -113,7 +113,9 @@ def build_views(unet: nn.Module, b: int) -> Views:
     head = [*up[: skip.up_block], *([_layers(entry, 0, skip.up_layer, "upsamplers")] if skip.up_layer else [])]
     tail = _layers(entry, skip.up_layer, None, None) if skip.up_layer else entry
     full = overlay(unet, {"up_blocks": nn.ModuleList([*head, Tap(tail, port, reads=False), *above])})
-    down, whole = _encoder(unet, skip)
+    down = encoder_through(unet, skip.block, skip.layer)
+    # T2I-Adapters add to a block's last layer: blocks that stop before it want no state.
+    whole = len(down) - (skip.block >= 0 and skip.layer < len(unet.down_blocks[skip.block].resnets) - 1)
     cached = overlay(
         unet,
         {
@@ -125,16 +127,14 @@ def build_views(unet: nn.Module, b: int) -> Views:
     return Views(full, cached, port, skip, whole, Fingerprint(containers))
 
 
-def _encoder(unet: nn.Module, skip: Skip) -> tuple[list[nn.Module], int]:
-    """The down blocks that make skips 0..b, and how many of them run their last layer."""
-    if skip.block < 0:
-        return [], 0
-    block = unet.down_blocks[skip.block]
-    before = list(unet.down_blocks[: skip.block])
-    if skip.layer >= len(block.resnets):
-        return [*before, block], skip.block + 1
-    whole = skip.block + (skip.layer == len(block.resnets) - 1)
-    return [*before, _layers(block, 0, skip.layer + 1, "downsamplers")], whole
+def encoder_through(model: nn.Module, block: int, layer: int) -> list[nn.Module]:
+    """The down blocks that run up to this layer of this block (see ``Skip``), the last of them cut short."""
+    if block < 0:
+        return []
+    last, before = model.down_blocks[block], list(model.down_blocks[:block])
+    if layer >= len(last.resnets):
+        return [*before, last]
+    return [*before, _layers(last, 0, layer + 1, "downsamplers")]
 
 
 def _layers(block: nn.Module, start: int, stop: int | None, without: str | None) -> nn.Module:

@@ -1,0 +1,158 @@
+"""ControlNets do less on cached evaluations, and the result is bit for bit that of running them in full."""
+
+import pytest
+import torch
+from diffusers import ControlNetModel, MultiControlNetModel, StableDiffusionControlNetPipeline
+
+import unetaccel
+from unetaccel import DeepCache
+from unetaccel.controlnet import truncated
+
+
+def build_controlnet(unet, seed: int = 0):
+    torch.manual_seed(seed)
+    net = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(16, 32, 32, 32)).eval()
+    zeros = [*net.controlnet_down_blocks, net.controlnet_mid_block, net.controlnet_cond_embedding.conv_out]
+    for module in zeros:  # untrained ControlNets add nothing
+        torch.nn.init.normal_(module.weight, std=0.2)
+    return net.requires_grad_(False)
+
+
+def build_pipe(tiny, count: int = 1, name: str = "sd"):
+    base = tiny.pipe(name)
+    nets = [build_controlnet(base.unet, seed) for seed in range(count)]
+    parts = {
+        **base.components,
+        "image_encoder": None,
+        "controlnet": nets[0] if count == 1 else MultiControlNetModel(nets),
+    }
+    pipe = StableDiffusionControlNetPipeline(**parts, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def options(count: int) -> dict:
+    image = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(1))
+    if count == 1:
+        return {"image": image, "controlnet_conditioning_scale": 0.7}
+    return {"image": [image, 1 - image], "controlnet_conditioning_scale": [0.7, 0.4]}
+
+
+class Counter:
+    """Counts the runs of a module."""
+
+    def __init__(self, module):
+        self.count = 0
+        self._hook = module.register_forward_hook(self._seen)
+
+    def _seen(self, *_):
+        self.count += 1
+
+    def stop(self) -> int:
+        self._hook.remove()
+        return self.count
+
+
+def in_full(pipe, call):
+    """The same accelerated call with the ControlNet running whole at every evaluation."""
+    face = pipe.controlnet
+    object.__setattr__(pipe, "controlnet", face._unetaccel.original)
+    try:
+        return call()
+    finally:
+        object.__setattr__(pipe, "controlnet", face)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("cut", [0, 1, 3, 5, 8])
+def test_equal_to_running_in_full(tiny, count, cut):
+    pipe = build_pipe(tiny, count)
+    original = pipe.controlnet
+    deepest = (original if count == 1 else original.nets[1]).mid_block
+    plain = tiny.call(pipe, **options(count))
+    handle = unetaccel.apply(pipe, DeepCache(interval=3, cut=cut))
+    counter = Counter(deepest)
+    ours = tiny.call(pipe, **options(count))
+    assert counter.stop() == 4, "the deep half runs at the four full evaluations only"
+    assert handle.summary().pattern == "F..F..F..F"
+    assert torch.equal(ours, in_full(pipe, lambda: tiny.call(pipe, **options(count))))
+    assert not torch.equal(ours, plain)
+    assert not torch.equal(
+        ours,
+        tiny.call(
+            pipe, **{**options(count), "controlnet_conditioning_scale": [0.0, 0.0][:count] if count == 2 else 0.0}
+        ),
+    )
+    handle.remove()
+    assert pipe.controlnet is original
+    assert torch.equal(tiny.call(pipe, **options(count)), plain)
+
+
+def test_every_cut_of_a_truncated_view(tiny):
+    """Residual for residual, the view makes what the whole ControlNet makes."""
+    unet = tiny.unet()
+    net, inputs = build_controlnet(unet), tiny.inputs(unet)
+    inputs |= {"controlnet_cond": torch.rand(2, 3, 128, 128), "conditioning_scale": 0.6}
+    whole, _ = net(**inputs)
+    for b in range(9):
+        part, mid = truncated(net, b)(**inputs)
+        assert len(part) == b + 1
+        assert all(torch.equal(x, y) for x, y in zip(part, whole, strict=False))
+        assert mid.ndim == 0
+
+
+def test_guess_mode_runs_in_full(tiny):
+    pipe = build_pipe(tiny)
+    with unetaccel.apply(pipe, DeepCache(interval=3)):
+        counter = Counter(pipe.controlnet.mid_block)
+        ours = tiny.call(pipe, guess_mode=True, **options(1))
+        assert counter.stop() == 10
+        assert torch.equal(ours, in_full(pipe, lambda: tiny.call(pipe, guess_mode=True, **options(1))))
+
+
+def test_a_forced_full_evaluation_gets_all_residuals(tiny):
+    """The text gets shorter after step 3: the U-Net must run in full though the ControlNet had been shortened."""
+
+    def shorten(pipe, i, t, values):
+        if i == 3:
+            values["prompt_embeds"] = values["prompt_embeds"][:, :5]
+        return values
+
+    extra = {"callback_on_step_end": shorten, "callback_on_step_end_tensor_inputs": ["prompt_embeds"], **options(1)}
+    pipe = build_pipe(tiny)
+    with unetaccel.apply(pipe, DeepCache(interval=5, cut=1)) as handle:
+        ours = tiny.call(pipe, **extra)
+        assert handle.summary().pattern == "F...FF...."
+        assert torch.equal(ours, in_full(pipe, lambda: tiny.call(pipe, **extra)))
+
+
+def test_control_that_starts_and_stops(tiny):
+    pipe = build_pipe(tiny)
+    window = {"control_guidance_start": 0.2, "control_guidance_end": 0.6, **options(1)}
+    with unetaccel.apply(pipe, DeepCache(interval=3, cut=2)):
+        assert torch.equal(tiny.call(pipe, **window), in_full(pipe, lambda: tiny.call(pipe, **window)))
+
+
+def test_the_face_is_a_controlnet_and_changes_show(tiny, tmp_path):
+    pipe = build_pipe(tiny)
+    original = pipe.controlnet
+    with unetaccel.apply(pipe, DeepCache(cut=1)):
+        assert isinstance(pipe.controlnet, ControlNetModel)
+        assert pipe.config["controlnet"] == ("diffusers", "ControlNetModel")
+        first = tiny.call(pipe, **options(1))
+        pipe.controlnet.conv_in = torch.nn.Conv2d(4, 16, 3, padding=1).requires_grad_(False)
+        second = tiny.call(pipe, **options(1))
+        assert not torch.equal(first, second)
+        assert torch.equal(second, in_full(pipe, lambda: tiny.call(pipe, **options(1))))
+    assert pipe.controlnet is original
+
+
+def test_replacing_restores_the_first_originals(tiny):
+    pipe = build_pipe(tiny)
+    originals = pipe.unet, pipe.controlnet
+    unetaccel.apply(pipe, DeepCache(interval=2))
+    second = unetaccel.apply(pipe, DeepCache(interval=5, cut=3), replace=True)
+    tiny.call(pipe, **options(1))
+    assert second.summary().pattern == "F....F...."
+    second.remove()
+    assert (pipe.unet, pipe.controlnet) == originals

@@ -1,0 +1,110 @@
+"""ControlNets beside a cached U-Net: on cached evaluations they make only the residuals that are read.
+
+A cached evaluation at cut b reads residuals 0..b. The truncated view of a ControlNet is its condition
+embedding, ``conv_in``, its encoder through skip b and the zero convolutions 0..b: an overlay, like the
+views of the U-Net, and equal to running it in full.
+"""
+
+from __future__ import annotations
+
+import inspect
+
+import torch
+from torch import nn
+
+from .accelerated import Face
+from .engine import Engine
+from .overlay import Fingerprint, copied_containers, has_foreign_forward, overlay
+from .run import PartialResiduals, current_run
+from .skips import encoder_skips
+from .views import PassThrough, encoder_through
+
+
+class AcceleratedControlNet(Face):
+    """The face of a ControlNet while methods are applied to its pipeline."""
+
+    __slots__ = ()
+
+
+class ControlNetEngine:
+    """Decides, for each call of a ControlNet, how much of it runs: as much as the next U-Net evaluation reads.
+
+    Args:
+        controlnet: a ``ControlNetModel`` or a ``MultiControlNetModel`` of those; never written to.
+        engine: that of the U-Net.
+    """
+
+    def __init__(self, controlnet: nn.Module, engine: Engine):
+        self.original = controlnet
+        self.engine = engine
+        self._forward = type(controlnet).forward
+        self._names = list(inspect.signature(self._forward).parameters)[1:]
+        self._view = truncated(controlnet, engine.cut)
+        self._fingerprint = Fingerprint(_containers(controlnet))
+
+    def evaluate(self, args: tuple, kwargs: dict) -> object:
+        """One call: ``(residuals, mid residual)``, or diffusers' output object, as the ControlNet itself gives it."""
+        inputs = {**dict(zip(self._names, args, strict=False)), **kwargs}
+        run = None if self.engine.removed else current_run(self.engine)
+        if run is None or not run.reuses_next() or not _can_shorten(self.original, inputs):
+            return self._forward(self.original, **inputs)
+        if not self._fingerprint.is_current():
+            self._view, self._fingerprint = (
+                truncated(self.original, self.engine.cut),
+                Fingerprint(_containers(self.original)),
+            )
+        residuals, mid = self._forward(self._view, **inputs)
+        return PartialResiduals(residuals, lambda: self._forward(self.original, **inputs)), mid
+
+
+def controlnet_engine(controlnet: object, engine: Engine) -> ControlNetEngine | None:
+    """An engine for what sits in ``pipe.controlnet``, or None for kinds that always run in full."""
+    if not isinstance(controlnet, nn.Module):
+        return None
+    parts = _parts(controlnet)
+    known = all(any(c.__name__ == "ControlNetModel" for c in type(p).__mro__) for p in parts)
+    deep_enough = all(len(encoder_skips(p)) > engine.cut for p in parts) if known else False
+    if not parts or not deep_enough or any(map(has_foreign_forward, _containers(controlnet)[1:])):
+        return None
+    return ControlNetEngine(controlnet, engine)
+
+
+def truncated(controlnet: nn.Module, b: int) -> nn.Module:
+    """A view that makes residuals 0..b; its mid residual is a zero of no dimensions."""
+    if hasattr(controlnet, "nets"):
+        return overlay(controlnet, {"nets": nn.ModuleList(truncated(net, b) for net in controlnet.nets)})
+    block, layer = encoder_skips(controlnet)[b][:2]
+    return overlay(
+        controlnet,
+        {
+            "down_blocks": nn.ModuleList(encoder_through(controlnet, block, layer)),
+            "mid_block": PassThrough(),
+            "controlnet_down_blocks": controlnet.controlnet_down_blocks[: b + 1],
+            "controlnet_mid_block": _Zero(),
+        },
+    )
+
+
+class _Zero(nn.Module):
+    """Stands for the last zero convolution, whose output no cached evaluation reads."""
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return hidden_states.new_zeros(())
+
+
+def _parts(controlnet: nn.Module) -> list[nn.Module]:
+    return list(getattr(controlnet, "nets", [controlnet]))
+
+
+def _containers(controlnet: nn.Module) -> list[nn.Module]:
+    """The modules that a truncated view copies."""
+    prefixes = [f"nets.{i}." for i in range(len(controlnet.nets))] if hasattr(controlnet, "nets") else [""]
+    blocks = [f"down_blocks.{i}.resnets" for i in range(max(len(p.down_blocks) for p in _parts(controlnet)))]
+    paths = [f"{prefix}{path}" for prefix in prefixes for path in (*blocks, "controlnet_down_blocks.0")]
+    return copied_containers(controlnet, paths)
+
+
+def _can_shorten(controlnet: nn.Module, inputs: dict) -> bool:
+    """Guess mode scales residuals by their number, and pipelines rewrite its lists; pooling wants a real mid residual."""
+    pooled = any(p.config.get("global_pool_conditions") for p in _parts(controlnet))
+    return inputs.get("return_dict") is False and not inputs.get("guess_mode") and not pooled
