@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from torch import nn
 
 from . import timeline as timelines
+from .compiled import check_compilable, compile_step, compile_views
 from .costs import auto_cut
 from .errors import SettingError
 from .methods import DeepCache, Method
@@ -27,12 +28,13 @@ class Engine:
     Args:
         unet: the user's U-Net; never written to.
         methods: at least one method, at most one of them a reuse method.
+        compile: options of ``torch.compile``, or None.
 
     Raises:
         UnsupportedModelError, SettingError: the methods do not fit this U-Net.
     """
 
-    def __init__(self, unet: nn.Module, methods: tuple[Method, ...]):
+    def __init__(self, unet: nn.Module, methods: tuple[Method, ...], compile: dict | None = None):
         self.original = unet
         self.methods = methods
         self.reuse = _reuse(methods)
@@ -47,7 +49,11 @@ class Engine:
         self.costs: dict = {}
         self._forward = type(unet).forward
         self._names = list(inspect.signature(self._forward).parameters)[1:]
-        self._idle: list[Views] = [build_views(unet, self.cut)]  # built now, so that what cannot work fails here
+        self._compile = compile
+        if compile is not None:
+            check_compilable(unet)
+        self._idle: list[Views] = [self._build()]  # built now, so that what cannot work fails here
+        self._plain = self._run_plain if compile is None else compile_step(self._run_plain, compile)
         self._lock = threading.Lock()
         self._warned = False
 
@@ -62,7 +68,14 @@ class Engine:
             self._warn_outside()
             return self._forward(self.original, *args, **kwargs)
         inputs = {**dict(zip(self._names, args, strict=False)), **kwargs}
-        return run.evaluate(inputs, lambda: self._forward(self.original, **inputs))
+        return run.evaluate(inputs, lambda: self._plain(**inputs))
+
+    def _run_plain(self, **inputs) -> object:
+        return self._forward(self.original, **inputs)
+
+    def _build(self) -> Views:
+        views = build_views(self.original, self.cut)
+        return views if self._compile is None else compile_views(views, self._compile)
 
     def _warn_outside(self) -> None:
         if self.removed or self._warned:
@@ -95,7 +108,7 @@ class Engine:
                 views = self._idle.pop()
                 if views.fingerprint.is_current():
                     return views
-        return build_views(self.original, self.cut)
+        return self._build()
 
     def report(self) -> Report | None:
         """Of the latest sampling call."""

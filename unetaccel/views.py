@@ -7,6 +7,7 @@ The full view hands F, the hidden state entering the decoder layer that consumes
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -56,6 +57,39 @@ class PassThrough(nn.Module):
         return hidden_states
 
 
+class FullStep(nn.Module):
+    """A full evaluation as a function of its inputs: keyword inputs of the U-Net -> (its output, F).
+
+    F has shape (N, C, H, W), for video U-Nets (N * frames, C, H, W). Nothing is kept between calls, so this
+    can be compiled, captured or exported.
+    """
+
+    def __init__(self, view: nn.Module, port: Port):
+        super().__init__()
+        self.view = view
+        self._port = port
+
+    def forward(self, **inputs):
+        output = type(self.view).forward(self.view, **inputs)
+        feature, self._port.feature = self._port.feature, None
+        return output, feature
+
+
+class CachedStep(nn.Module):
+    """A cached evaluation as a function of F and its inputs: (feature, keyword inputs) -> the U-Net's output."""
+
+    def __init__(self, view: nn.Module, port: Port):
+        super().__init__()
+        self.view = view
+        self._port = port
+
+    def forward(self, feature: torch.Tensor, **inputs):
+        self._port.feature = feature
+        output = type(self.view).forward(self.view, **inputs)
+        self._port.feature = None
+        return output
+
+
 @dataclass
 class Views:
     """``full`` and ``cached``: two U-Nets of the original's class, and the port through which F passes."""
@@ -68,21 +102,26 @@ class Views:
     """Down blocks whose last layer the cached view still runs."""
     fingerprint: Fingerprint = field(repr=False)
 
+    def __post_init__(self):
+        self.full_step: Callable = FullStep(self.full, self.port)
+        self.cached_step: Callable = CachedStep(self.cached, self.port)
+
     def run_full(self, inputs: dict) -> tuple[object, torch.Tensor]:
         """One full evaluation with keyword ``inputs``: the U-Net's output, and F of shape (N, C, H, W)."""
-        output = type(self.full).forward(self.full, **inputs)
-        feature, self.port.feature = self.port.feature, None
-        return output, feature
+        return self._call(self.full_step, inputs)
 
     def run_cached(self, inputs: dict, feature: torch.Tensor) -> object:
         """One cached evaluation from ``feature``: the U-Net's output."""
-        self.port.feature = feature
-        try:
-            return type(self.cached).forward(self.cached, **self._relevant(inputs))
-        finally:
-            self.port.feature = None
+        return self._call(self.cached_step, {**self.relevant(inputs), "feature": feature})
 
-    def _relevant(self, inputs: dict) -> dict:
+    def _call(self, step: Callable, inputs: dict) -> object:
+        try:
+            return step(**inputs)
+        except BaseException:
+            self.port.feature = None  # views outlive the call: nothing of it may stay with them
+            raise
+
+    def relevant(self, inputs: dict) -> dict:
         """Drop the residuals that no layer of the cached view reads; keep their presence, which has a meaning."""
         trimmed = dict(inputs)
         if inputs.get(RESIDUALS) is not None and inputs.get(MID_RESIDUAL) is not None:

@@ -1,0 +1,82 @@
+"""The two views as compiled graphs: two of them, however many steps.
+
+The decision between full and cached is made outside, on the host, so each graph is static: a new step, seed or
+prompt changes tensor values only. ``full_step`` and ``cached_step`` are the functions behind them, for those who
+compile, capture or export themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from .errors import SettingError, UnsupportedModelError
+from .skips import resolve_cut, skip_table
+from .views import CachedStep, FullStep, Views, build_views
+
+
+def compile_views(views: Views, options: dict) -> Views:
+    """Replace both steps of ``views`` by compiled ones (``fullgraph=True``); nothing is compiled before the first call."""
+    views.full_step = compile_step(views.full_step, options)
+    views.cached_step = compile_step(views.cached_step, options)
+    return views
+
+
+def compile_step(step: Callable, options: dict) -> Callable:
+    """``torch.compile`` of one step, with the timestep made a tensor so that its value is no constant of the graph."""
+    compiled = torch.compile(step, **{"fullgraph": True, "dynamic": False, **options})
+
+    def call(**inputs):
+        timestep = inputs["timestep"]
+        if not isinstance(timestep, torch.Tensor):
+            inputs["timestep"] = torch.tensor(timestep, device=inputs["sample"].device)
+        return compiled(**inputs)
+
+    return call
+
+
+def compile_options(value: bool | dict) -> dict | None:
+    """What ``apply(compile=...)`` was given, as keyword arguments of ``torch.compile``; None for no compiling.
+
+    Raises:
+        SettingError: neither a bool nor a dict.
+    """
+    if isinstance(value, bool):
+        return {} if value else None
+    if isinstance(value, dict):
+        return value
+    raise SettingError(
+        f"compile={value!r}: expected True, False, or a dict of torch.compile's options such as {{'mode': ...}}"
+    )
+
+
+def check_compilable(unet: nn.Module) -> None:
+    """Raise ``UnsupportedModelError`` for a U-Net with offload hooks inside, which cannot be one graph."""
+    hooked = [
+        name for name, m in unet.named_modules() if name and (hasattr(m, "_hf_hook") or hasattr(m, "_diffusers_hook"))
+    ]
+    if hooked:
+        raise UnsupportedModelError(
+            f"compile=True needs a U-Net without hooks on its layers, but {len(hooked)} have one (first: {hooked[0]}). "
+            "Use enable_model_cpu_offload instead of sequential or group offload, or compile=False"
+        )
+
+
+def full_step(unet: nn.Module, cut: int | str) -> FullStep:
+    """``unet`` as a module ``(**inputs) -> (output, F)``, sharing its weights; for torch.export and the like.
+
+    Raises:
+        SettingError, UnsupportedModelError: as ``apply``.
+    """
+    return _views(unet, cut).full_step
+
+
+def cached_step(unet: nn.Module, cut: int | str) -> CachedStep:
+    """The part of ``unet`` above ``cut`` as a module ``(feature, **inputs) -> output``, sharing its weights."""
+    return _views(unet, cut).cached_step
+
+
+def _views(unet: nn.Module, cut: int | str) -> Views:
+    return build_views(unet, resolve_cut(cut, skip_table(unet)))
