@@ -174,50 +174,6 @@ def test_a_lora_loaded_after_apply_works_and_stays(tiny):
         assert torch.equal(tiny.call(pipe), cached)
 
 
-class Mover:
-    """What accelerate's offload hooks do, on a machine without a second device: count moves around each call."""
-
-    def __new__(cls):
-        from accelerate.hooks import ModelHook
-
-        class Hook(ModelHook):
-            calls = 0
-
-            def pre_forward(self, module, *args, **kwargs):
-                self.calls += 1
-                return args, kwargs
-
-        return Hook()
-
-
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_offload_hooks_before_and_after_apply(tiny, when):
-    """The life cycle that breaks the official helper: hooks are removed and installed again after each call."""
-    from accelerate.hooks import add_hook_to_module, remove_hook_from_module
-
-    pipe = tiny.pipe()
-    with unetaccel.apply(pipe, DeepCache(interval=3)) as handle:
-        expected = tiny.call(pipe)
-    original, hook = pipe.unet, Mover()
-    if when == "before":
-        add_hook_to_module(pipe.unet, hook)
-    handle = unetaccel.apply(pipe, DeepCache(interval=3))
-    if when == "after":
-        add_hook_to_module(pipe.unet, hook)
-    for _ in range(3):
-        assert torch.equal(tiny.call(pipe), expected)
-        assert handle.summary().pattern == "F..F..F..F"
-        remove_hook_from_module(pipe.unet)
-        add_hook_to_module(pipe.unet, hook)
-    assert hook.calls == 30
-    handle.remove()
-    plain = tiny.call(pipe)
-    assert hook.calls == 40
-    remove_hook_from_module(pipe.unet)
-    assert pipe.unet is original
-    assert torch.equal(tiny.call(pipe), plain)
-
-
 def test_a_pipeline_made_from_an_accelerated_one(tiny):
     """``from_pipe`` shares the U-Net: the new pipeline runs plain until it is accelerated itself."""
     first = tiny.pipe()

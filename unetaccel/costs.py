@@ -1,19 +1,18 @@
 """What evaluations cost: multiply-accumulates of each view, counted without computing anything.
 
-Counted are convolutions, matrix products and attention (torch's FLOP counter over two), on fake
-tensors, so a count needs neither the device nor the memory of a real pass.
+Counted are convolutions, matrix products and attention (torch's FLOP counter over two), on a twin of the U-Net
+that is made from its config on the meta device: the user's model is not called, so its hooks, quantised layers
+and adapters neither disturb the count nor are part of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode
 
 from .errors import UnsupportedModelError
 from .overlay import overlay
@@ -47,19 +46,27 @@ class CutCost:
 def cut_costs(unet: nn.Module, inputs: object, cuts: Iterable[int] | None = None) -> Iterator[CutCost]:
     """Costs of the given cuts of ``unet`` (default: all), for inputs of this ``structure`` (see ``run.structure``).
 
-    One full pass on fake tensors, and one cached pass per cut as it is asked for.
+    One full pass without data, and one cached pass per cut as it is asked for.
     """
-    table, shapes = skip_table(unet), {}
-    with _fake(unet), torch.no_grad():
-        recorded = overlay(unet, {s.entry: _Recorder(unet.get_submodule(s.entry), s, shapes) for s in table})
-        full = count_macs(lambda: type(recorded).forward(recorded, **_tensors(inputs)))
+    tensors, shapes = _tensors(inputs), {}
+    twin = _twin(unet, tensors["sample"].dtype)
+    table = skip_table(twin)
+    recorded = overlay(twin, {s.entry: _Recorder(twin.get_submodule(s.entry), s, shapes) for s in table})
+    full = count_macs(lambda: type(recorded).forward(recorded, **tensors))
     for b in range(len(table)) if cuts is None else cuts:
-        views = build_views(unet, b)
-        with _fake(unet), torch.no_grad():
-            tensors, (shape, dtype, device) = _tensors(inputs), shapes[b]
-            feature = torch.empty(shape, dtype=dtype, device=device)
-            cached = count_macs(lambda: views.run_cached(tensors, feature))  # noqa: B023 - called at once
+        views, feature = build_views(twin, b), torch.empty(shapes[b], dtype=tensors["sample"].dtype, device="meta")
+        cached = count_macs(lambda: views.run_cached(tensors, feature))  # noqa: B023 - called at once
         yield CutCost(b, full, cached, feature.nbytes)
+
+
+def _twin(unet: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A U-Net of the same config without weights. IP-Adapters write a config that no constructor takes back."""
+    config = dict(unet.config)
+    if config.get("encoder_hid_dim_type") == "ip_image_proj":
+        config["encoder_hid_dim_type"] = None
+    with torch.device("meta"):
+        twin = type(unet).from_config(config).eval()
+    return nn.Module.to(twin, device="meta", dtype=dtype)  # some layers make a tensor elsewhere all the same
 
 
 class _Recorder(nn.Module):
@@ -72,29 +79,15 @@ class _Recorder(nn.Module):
     def forward(self, *args, **kwargs):
         hidden_states = args[0] if args else kwargs["input_tensor"]  # as AnimateDiff's blocks name it
         n, _, height, width = hidden_states.shape
-        shape = (n, self.skip.hidden, height, width)
-        self.shapes[self.skip.b] = shape, hidden_states.dtype, hidden_states.device
+        self.shapes[self.skip.b] = (n, self.skip.hidden, height, width)
         return self.resnet(*args, **kwargs)
-
-
-def _fake(unet: nn.Module):
-    """Shape-only computing: nothing more is needed for a model on the meta device."""
-    return nullcontext() if next(unet.parameters()).is_meta else FakeTensorMode(allow_non_fake_inputs=True)
 
 
 def count_macs(work: Callable[[], object]) -> int:
     """Multiply-accumulates of the convolutions, matrix products and attention that ``work`` does."""
-    with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops() // 2
-
-
-def _attention_flops(query, key, value, *args, out_shape=None, **kwargs) -> int:
-    return sdpa_flop_count(query, key, value)
-
-
-# torch counts attention's products in every backend but this one.
-_CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
 
 
 def _tensors(inputs: tuple) -> dict:
@@ -102,7 +95,7 @@ def _tensors(inputs: tuple) -> dict:
     kwargs = {name: _tensor(value) for name, value in inputs if value != GIVEN}
     return {
         **kwargs,
-        "timestep": torch.ones((), dtype=torch.int64, device=kwargs["sample"].device),
+        "timestep": torch.ones((), dtype=torch.int64, device="meta"),
         "return_dict": False,
     }
 
@@ -110,8 +103,8 @@ def _tensors(inputs: tuple) -> dict:
 def _tensor(value: object) -> object:
     if isinstance(value, tuple):
         if len(value) == 3 and isinstance(value[1], torch.dtype):
-            shape, dtype, device = value
-            return torch.zeros(shape, dtype=dtype, device=device)
+            shape, dtype, _ = value
+            return torch.empty(shape, dtype=dtype, device="meta")
         if value and all(isinstance(v, tuple) and v and isinstance(v[0], str) for v in value):
             return {name: _tensor(v) for name, v in value}
         return [_tensor(v) for v in value]

@@ -99,6 +99,7 @@ def refuse_replaced_forward(containers: list[nn.Module], names: Mapping[int, str
         name = names.get(id(module), type(module).__name__)
         raise UnsupportedModelError(
             f"{name} ({type(module).__name__}) has a replaced `forward`: another tool has patched this U-Net "
-            "(for example DeepCacheSDHelper.enable(), or offload hooks on whole blocks). Undo that first "
-            "(DeepCacheSDHelper.disable(), pipe.remove_all_hooks()), then call unetaccel.apply."
+            "(for example DeepCacheSDHelper.enable(), or group offloading of whole blocks). Undo that first "
+            "(DeepCacheSDHelper.disable(), pipe.remove_all_hooks()) and call unetaccel.apply again; "
+            "for group offloading use offload_type='leaf_level'."
         )

@@ -88,10 +88,10 @@ def summarize(engine: Engine) -> Summary:
 
 
 def _cost(engine: Engine, inputs) -> CutCost | None:
-    """None where torch cannot trace the model on fake tensors (custom kernels, quantised layers)."""
+    """None where a twin of the model cannot be made or run (inputs that its config does not explain)."""
     if inputs not in engine.costs:
         try:
             engine.costs[inputs] = next(cut_costs(engine.original, inputs, [engine.cut]))
-        except (RuntimeError, NotImplementedError, TypeError, AttributeError):
+        except (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError, KeyError):
             engine.costs[inputs] = None
     return engine.costs[inputs]

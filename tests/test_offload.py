@@ -1,0 +1,136 @@
+"""Offloading, for real, with the CPU in both roles: the hooks move weights about exactly as they do for a GPU."""
+
+import pytest
+import torch
+from accelerate import cpu_offload
+from accelerate.hooks import add_hook_to_module, remove_hook_from_module
+from diffusers.hooks import apply_group_offloading
+
+import unetaccel
+from unetaccel import DeepCache, UnsupportedModelError
+
+CPU = torch.device("cpu")
+
+
+def model_offload(pipe):
+    pipe.enable_model_cpu_offload(device="cpu")  # its hooks go and come back at the end of every call
+
+
+def leaf_offload(pipe):
+    apply_group_offloading(pipe.unet, onload_device=CPU, offload_device=CPU, offload_type="leaf_level")
+
+
+def block_offload(pipe):
+    apply_group_offloading(
+        pipe.unet, onload_device=CPU, offload_device=CPU, offload_type="block_level", num_blocks_per_group=1
+    )
+
+
+def layerwise_casting(pipe):
+    pipe.unet.enable_layerwise_casting(storage_dtype=torch.float16, compute_dtype=torch.float32)
+
+
+WAYS = [model_offload, leaf_offload, layerwise_casting]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda w: w.__name__)
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_repeated_calls_are_right_whatever_came_first(tiny, way, when):
+    reference = tiny.pipe()
+    if way is layerwise_casting:  # it rounds the weights, which is its business
+        way(reference)
+    plain = tiny.call(reference)
+    with unetaccel.apply(reference, DeepCache(interval=3, cut=2)):
+        expected = tiny.call(reference)
+    pipe = tiny.pipe()
+    original = pipe.unet
+    if when == "before":
+        way(pipe)
+    handle = unetaccel.apply(pipe, DeepCache(interval=3, cut=2))
+    if when == "after":
+        way(pipe)
+    for _ in range(3):
+        assert torch.equal(tiny.call(pipe), expected)
+        summary = handle.summary()
+        assert summary.pattern == "F..F..F..F"
+        assert summary.macs_share is not None
+    handle.remove()
+    assert pipe.unet is original
+    assert torch.equal(tiny.call(pipe), plain)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_sequential_offload(tiny, when):
+    """As ``enable_sequential_cpu_offload`` does to the U-Net: weights live on the meta device between uses."""
+    unet = tiny.unet()
+    inputs = tiny.inputs(unet)
+
+    def run(handle):
+        with torch.no_grad(), handle.run(9):
+            return [handle.unet(**{**inputs, "timestep": torch.tensor(t)})[0] for t in range(900, 0, -100)]
+
+    with unetaccel.apply(unet, DeepCache(interval=3, cut=2)) as handle:
+        expected = run(handle)
+    if when == "before":
+        cpu_offload(unet, execution_device=CPU)
+    handle = unetaccel.apply(unet, DeepCache(interval=3, cut=2))
+    if when == "after":
+        cpu_offload(handle.unet, execution_device=CPU)
+    for _ in range(2):
+        assert all(torch.equal(a, b) for a, b in zip(run(handle), expected, strict=True))
+        assert handle.summary().pattern == "F..F..F.."
+    assert unet.conv_in.weight.is_meta
+    handle.remove()
+    assert torch.equal(unet(**{**inputs, "timestep": torch.tensor(900)})[0], expected[0])
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_group_offload_of_whole_blocks_is_refused_with_the_way_out(tiny, when):
+    pipe = tiny.pipe()
+    if when == "before":
+        block_offload(pipe)
+        with pytest.raises(UnsupportedModelError, match="offload_type='leaf_level'"):
+            unetaccel.apply(pipe, DeepCache())
+        return
+    handle = unetaccel.apply(pipe, DeepCache())
+    block_offload(pipe)
+    with pytest.raises(UnsupportedModelError, match="offload_type='leaf_level'"):
+        tiny.call(pipe)
+    handle.remove()
+    tiny.call(pipe)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_hooks_that_are_removed_and_installed_again_after_each_call(tiny, when):
+    """The life cycle that breaks the official helper, with a hook that counts."""
+    from accelerate.hooks import ModelHook
+
+    class Mover(ModelHook):
+        calls = 0
+
+        def pre_forward(self, module, *args, **kwargs):
+            self.calls += 1
+            return args, kwargs
+
+    pipe = tiny.pipe()
+    plain = tiny.call(pipe)
+    with unetaccel.apply(pipe, DeepCache(interval=3)):
+        expected = tiny.call(pipe)
+    original, hook = pipe.unet, Mover()
+    if when == "before":
+        add_hook_to_module(pipe.unet, hook)
+    handle = unetaccel.apply(pipe, DeepCache(interval=3))
+    if when == "after":
+        add_hook_to_module(pipe.unet, hook)
+    for _ in range(3):
+        assert torch.equal(tiny.call(pipe), expected)
+        assert handle.summary().pattern == "F..F..F..F"
+        remove_hook_from_module(pipe.unet)
+        add_hook_to_module(pipe.unet, hook)
+    assert hook.calls == 30
+    handle.remove()
+    assert torch.equal(tiny.call(pipe), plain)
+    assert hook.calls == 40
+    remove_hook_from_module(pipe.unet)
+    assert pipe.unet is original
+    assert torch.equal(tiny.call(pipe), plain)
