@@ -59,14 +59,24 @@ class ControlNetEngine:
 
 def controlnet_engine(controlnet: object, engine: Engine) -> ControlNetEngine | None:
     """An engine for what sits in ``pipe.controlnet``, or None for kinds that always run in full."""
-    if not isinstance(controlnet, nn.Module):
+    if not isinstance(controlnet, nn.Module) or why_in_full(controlnet) is not None:
         return None
-    parts = _parts(controlnet)
-    known = all(any(c.__name__ == "ControlNetModel" for c in type(p).__mro__) for p in parts)
-    deep_enough = all(len(encoder_skips(p)) > engine.cut for p in parts) if known else False
-    if not parts or not deep_enough or any(map(has_foreign_forward, _containers(controlnet)[1:])):
-        return None
-    return ControlNetEngine(controlnet, engine)
+    deep_enough = all(len(encoder_skips(p)) > engine.cut for p in _parts(controlnet))
+    return ControlNetEngine(controlnet, engine) if deep_enough else None
+
+
+def why_in_full(controlnet: nn.Module) -> str | None:
+    """Why a ControlNet cannot be shortened (it then runs in full, which is right but slower), or None."""
+    kinds = {type(p).__name__ for p in _parts(controlnet) if "ControlNetModel" not in _class_names(p)}
+    if kinds or not _parts(controlnet):
+        return f"{', '.join(kinds) or 'an empty MultiControlNetModel'} is not a ControlNetModel"
+    if any(map(has_foreign_forward, _containers(controlnet)[1:])):
+        return "another tool has replaced `forward` of one of its blocks"
+    return None
+
+
+def _class_names(module: nn.Module) -> set[str]:
+    return {c.__name__ for c in type(module).__mro__}
 
 
 def truncated(controlnet: nn.Module, b: int) -> nn.Module:

@@ -39,6 +39,15 @@ def load_pipeline(model: str | Path, dtype: torch.dtype = torch.float32, device:
     return pipe
 
 
+def quiet_loading() -> None:
+    """Switch off the progress bars that diffusers and transformers show while they load."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+
+
 def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise WeightsError(

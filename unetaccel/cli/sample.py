@@ -73,16 +73,12 @@ def sample_command(
 
 
 def _load(model, prompts, dtype, device):
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
     from .. import loading
     from ..demo.pipeline import load_pipeline
     from ..demo.scenes import sample_scenes
     from ..errors import SettingError
 
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
+    loading.quiet_loading()
     if model is None:
         return load_pipeline(dtype.torch, device), prompts or sample_scenes(SHOWN, seed=7, held_out=True).captions()
     pipe = loading.load_pipeline(model, dtype.torch, device)
