@@ -5,7 +5,7 @@ Prints, up to the times:
     unetaccel: DeepCache(interval=3, cut=0)
       cut        0 (enters at up_blocks.2.resnets.2)
       plan       F..F..F..F..F..F..F.
-      evaluations 7 full + 13 cached
+      calls      7 full + 13 cached
       cache      32,768 bytes
       MACs       45.4% of plain; a cached evaluation is 16.0% of a full one
       time       12.94 ms full, 2.02 ms cached

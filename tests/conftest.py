@@ -15,7 +15,10 @@ import pytest
 import torch
 from diffusers import (
     AutoencoderTiny,
+    ControlNetModel,
     DDIMScheduler,
+    MultiControlNetModel,
+    StableDiffusionControlNetPipeline,
     StableDiffusionPipeline,
     UNet2DConditionModel,
     UNet2DModel,
@@ -205,11 +208,30 @@ def build_pipe(name: str = "sd", scheduler=None, seed: int = 0) -> StableDiffusi
     return pipe
 
 
+def build_controlnet(unet, seed: int = 0) -> ControlNetModel:
+    torch.manual_seed(seed)
+    net = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(16, 32, 32, 32)).eval()
+    zeros = [*net.controlnet_down_blocks, net.controlnet_mid_block, net.controlnet_cond_embedding.conv_out]
+    for module in zeros:  # untrained ControlNets add nothing
+        torch.nn.init.normal_(module.weight, std=0.2)
+    return net.requires_grad_(False)
+
+
+def build_controlnet_pipe(count: int = 1) -> StableDiffusionControlNetPipeline:
+    base = build_pipe()
+    nets = [build_controlnet(base.unet, seed) for seed in range(count)]
+    controlnet = nets[0] if count == 1 else MultiControlNetModel(nets)
+    parts = {**base.components, "image_encoder": None, "controlnet": controlnet}
+    pipe = StableDiffusionControlNetPipeline(**parts, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
 def build_scheduler(name: str, **options):
     base = DDIMScheduler(
         beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, steps_offset=1
     )
-    return getattr(diffusers, name).from_config({**base.config, **options})
+    return getattr(diffusers, name).from_config(base.config, **options)
 
 
 def call_pipe(pipe, steps: int = 10, seed: int = 0, batch: int = 1, size: int = 128, **options) -> torch.Tensor:
@@ -281,6 +303,8 @@ def tiny() -> SimpleNamespace:
         inputs=unet_inputs,
         pipe=build_pipe,
         scheduler=build_scheduler,
+        controlnet=build_controlnet,
+        controlnet_pipe=build_controlnet_pipe,
         call=call_pipe,
         Spy=Spy,
         snapshot=snapshot,

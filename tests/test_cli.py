@@ -107,13 +107,21 @@ ERRORS = {
     "unknown schedule": (["sample", "--deepcache", "schedule=cosine"], "schedule must be 'uniform', 'quad'"),
     "missing folder": (["sample", "--model", "./nowhere"], "no folder 'nowhere'"),
     "unknown scheduler": (["sample", "--scheduler", "magic"], "unknown scheduler 'magic'; known: ddim"),
-    "no device": (["sample", "--device", "warp"], "--device 'warp' is not a device"),
+    "no device": (["sample", "--device", "warp"], "--device 'warp' cannot be used here"),
     "bad seed": (["sample", "--seed", "one"], "expected numbers such as 0, 0,5,7 or 0-3"),
     "bad size": (["sample", "--size", "big"], "expected pixels such as 512"),
     "indivisible size": (["sample", "--size", "33"], "divisible by"),
-    "bad steps": (["sample", "--steps", "0"], "steps must be at least 1"),
+    "bad steps": (["sample", "--steps", "0"], "steps must be an int of at least 1"),
     "no prompts file": (["sample", "--prompts", "nowhere.txt"], "nowhere.txt"),
     "compare with nothing": (["sample", "--compare"], "needs a method to compare with"),
+    "a folder as output": (["sample", "--out", "."], "must end in .png"),
+    "unwritable folder": (["sample", "--images", "/proc/none"], "--images '/proc/none' cannot be written"),
+    "meta device": (["sample", "--device", "meta"], "--device 'meta' cannot be used here"),
+    "half a size": (["sample", "--size", "32x0"], "--size '32x0'"),
+    "latent size": (["inspect", "--latent", "big"], "--latent 'big'"),
+    "impossible latent size": (["inspect", "--model", "ddpm-cifar", "--latent", "30"], "cannot take inputs of shape"),
+    "too many seeds": (["sample", "--seed", "0-1000000000"], "at most 100,000 seeds"),
+    "force": (["sample", "--deepcache", "force=no"], "force must be True or False"),
     "not a png": (["sample", "--out", "grid.jpeg"], "must end in .png"),
     "unknown model to inspect": (["inspect", "--model", "sd99"], "neither a hub id nor a known shape (sd15"),
 }
@@ -156,6 +164,19 @@ def test_damaged_models_are_named(tmp_path):
     folder = broken_copy(tmp_path / "c", lambda f: (f / "unet" / "config.json").write_text("{"))
     result = unetaccel("sample", "--model", folder, "a ring", ok=False)
     assert "cannot load" in result.stderr
+
+    def empty_index(folder):
+        (folder / "model_index.json").write_text("{}")
+
+    result = unetaccel("sample", "--model", broken_copy(tmp_path / "d", empty_index), "a ring", ok=False)
+    assert "cannot load" in result.stderr
+
+
+def test_version_and_doctor():
+    assert unetaccel("--version").stdout.strip() == "0.1.0"
+    result = unetaccel("doctor", "--steps", 20)
+    assert "recommended: DeepCache(interval=2, cut=0)" in result.stdout
+    assert json.loads(unetaccel("doctor", "--format", "json").stdout)["applies"] is True
 
 
 def test_option_texts():

@@ -2,33 +2,11 @@
 
 import pytest
 import torch
-from diffusers import ControlNetModel, MultiControlNetModel, StableDiffusionControlNetPipeline
+from diffusers import ControlNetModel
 
 import unetaccel
 from unetaccel import DeepCache
 from unetaccel.controlnet import truncated
-
-
-def build_controlnet(unet, seed: int = 0):
-    torch.manual_seed(seed)
-    net = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(16, 32, 32, 32)).eval()
-    zeros = [*net.controlnet_down_blocks, net.controlnet_mid_block, net.controlnet_cond_embedding.conv_out]
-    for module in zeros:  # untrained ControlNets add nothing
-        torch.nn.init.normal_(module.weight, std=0.2)
-    return net.requires_grad_(False)
-
-
-def build_pipe(tiny, count: int = 1, name: str = "sd"):
-    base = tiny.pipe(name)
-    nets = [build_controlnet(base.unet, seed) for seed in range(count)]
-    parts = {
-        **base.components,
-        "image_encoder": None,
-        "controlnet": nets[0] if count == 1 else MultiControlNetModel(nets),
-    }
-    pipe = StableDiffusionControlNetPipeline(**parts, requires_safety_checker=False)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
 
 
 def options(count: int) -> dict:
@@ -66,7 +44,7 @@ def in_full(pipe, call):
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("cut", [0, 1, 3, 5, 8])
 def test_equal_to_running_in_full(tiny, count, cut):
-    pipe = build_pipe(tiny, count)
+    pipe = tiny.controlnet_pipe(count)
     original = pipe.controlnet
     deepest = (original if count == 1 else original.nets[1]).mid_block
     plain = tiny.call(pipe, **options(count))
@@ -91,7 +69,7 @@ def test_equal_to_running_in_full(tiny, count, cut):
 def test_every_cut_of_a_truncated_view(tiny):
     """Residual for residual, the view makes what the whole ControlNet makes."""
     unet = tiny.unet()
-    net, inputs = build_controlnet(unet), tiny.inputs(unet)
+    net, inputs = tiny.controlnet(unet), tiny.inputs(unet)
     inputs |= {"controlnet_cond": torch.rand(2, 3, 128, 128), "conditioning_scale": 0.6}
     whole, _ = net(**inputs)
     for b in range(9):
@@ -102,7 +80,7 @@ def test_every_cut_of_a_truncated_view(tiny):
 
 
 def test_guess_mode_runs_in_full(tiny):
-    pipe = build_pipe(tiny)
+    pipe = tiny.controlnet_pipe()
     with unetaccel.apply(pipe, DeepCache(interval=3)):
         counter = Counter(pipe.controlnet.mid_block)
         ours = tiny.call(pipe, guess_mode=True, **options(1))
@@ -119,7 +97,7 @@ def test_a_forced_full_evaluation_gets_all_residuals(tiny):
         return values
 
     extra = {"callback_on_step_end": shorten, "callback_on_step_end_tensor_inputs": ["prompt_embeds"], **options(1)}
-    pipe = build_pipe(tiny)
+    pipe = tiny.controlnet_pipe()
     with unetaccel.apply(pipe, DeepCache(interval=5, cut=1)) as handle:
         ours = tiny.call(pipe, **extra)
         assert handle.summary().pattern == "F...FF...."
@@ -127,14 +105,14 @@ def test_a_forced_full_evaluation_gets_all_residuals(tiny):
 
 
 def test_control_that_starts_and_stops(tiny):
-    pipe = build_pipe(tiny)
+    pipe = tiny.controlnet_pipe()
     window = {"control_guidance_start": 0.2, "control_guidance_end": 0.6, **options(1)}
     with unetaccel.apply(pipe, DeepCache(interval=3, cut=2)):
         assert torch.equal(tiny.call(pipe, **window), in_full(pipe, lambda: tiny.call(pipe, **window)))
 
 
 def test_the_face_is_a_controlnet_and_changes_show(tiny, tmp_path):
-    pipe = build_pipe(tiny)
+    pipe = tiny.controlnet_pipe()
     original = pipe.controlnet
     with unetaccel.apply(pipe, DeepCache(cut=1)):
         assert isinstance(pipe.controlnet, ControlNetModel)
@@ -148,7 +126,7 @@ def test_the_face_is_a_controlnet_and_changes_show(tiny, tmp_path):
 
 
 def test_replacing_restores_the_first_originals(tiny):
-    pipe = build_pipe(tiny)
+    pipe = tiny.controlnet_pipe()
     originals = pipe.unet, pipe.controlnet
     unetaccel.apply(pipe, DeepCache(interval=2))
     second = unetaccel.apply(pipe, DeepCache(interval=5, cut=3), replace=True)

@@ -9,6 +9,8 @@ from diffusers import DDIMPipeline, DDPMPipeline, StableDiffusionImg2ImgPipeline
 
 import unetaccel
 from unetaccel import DeepCache
+from unetaccel.costs import AUTO_SHARE, cut_costs, example_inputs
+from unetaccel.shapes import build_shape
 
 
 def accelerated(pipe, call, **settings):
@@ -220,10 +222,9 @@ def test_rules_see_timesteps_and_noise_levels(tiny):
 
 
 def test_auto_takes_the_deepest_cheap_cut(tiny):
-    from unetaccel.costs import AUTO_SHARE, cut_costs, example_inputs
-
-    unet = tiny.unet("sdxl")
-    handle = unetaccel.apply(unet, DeepCache(cut="auto"))
-    shares = [c.share for c in cut_costs(unet, example_inputs(unet))]
-    deepest = max((b for b, s in enumerate(shares) if s <= AUTO_SHARE), default=0)
-    assert handle.cut == deepest
+    cuts = {"sd15": 0, "sdxl": 2}
+    for name, expected in cuts.items():
+        unet = build_shape(name, device="meta")
+        shares = [c.share for c in cut_costs(unet, example_inputs(unet), range(expected + 2))]
+        assert shares[expected] <= AUTO_SHARE < shares[expected + 1]
+        assert unetaccel.apply(unet, DeepCache(cut="auto")).cut == expected

@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 from DeepCache import DeepCacheSDHelper
-from test_controlnet import build_pipe as build_controlnet_pipe
 
 import unetaccel
 from unetaccel.doctor import diagnose
@@ -65,7 +64,7 @@ def test_add_ons_and_hooks_are_noted(tiny):
 
 
 def test_controlnets_and_schedulers(tiny):
-    pipe = build_controlnet_pipe(tiny)
+    pipe = tiny.controlnet_pipe()
     assert "ControlNet runs only as far as needed" in texts(diagnose(pipe), "ok")
     pipe.scheduler = tiny.scheduler("LCMScheduler")
     assert "LCMScheduler" in texts(diagnose(pipe, 8), "note")

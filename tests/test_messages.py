@@ -13,11 +13,12 @@ WRONG = {
     "cut": [-1, 1.0, None],
     "schedule": ["cosine", [1, -2], 5],
     "center": [-3, "middle", 1.5],
-    "power": [1, 0.5, "big"],
+    "power": [1, 0.5, float("inf"), "big"],
     "start": [-1, 1.5, "early"],
     "end": [-1, 2.0],
     "warmup": [-1, 0.5],
     "tail": [-1, "two"],
+    "force": ["no", 1],
 }
 
 
@@ -101,7 +102,7 @@ def test_plans_and_runs_want_counts(tiny, steps):
         handle.plan(steps)
     with pytest.raises(SettingError, match="must be an int of at least 1"):
         handle.run(steps)
-    with pytest.raises(SettingError, match=r"run\(streams="):
+    with pytest.raises(SettingError, match=r"run\(streams\) must be"):
         handle.run(5, streams=steps)
 
 

@@ -203,6 +203,113 @@ def test_a_unet_that_the_user_put_there_since_is_left_alone(tiny):
     tiny.call(pipe)
     handle.remove()
     assert pipe.unet is mine
+    assert type(pipe) is StableDiffusionPipeline
+
+
+def test_compiling_the_accelerated_unet_is_refused_with_the_way_out(tiny):
+    pipe = tiny.pipe()
+    handle = unetaccel.apply(pipe, DeepCache())
+    pipe.unet = torch.compile(pipe.unet)
+    with pytest.raises(UnsupportedModelError, match=r"compile=True"):
+        tiny.call(pipe)
+    handle.remove()
+    assert type(pipe) is StableDiffusionPipeline
+
+
+def test_hooks_added_after_apply_leave_nothing_behind(tiny):
+    from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
+
+    pipe = tiny.pipe()
+    plain = tiny.call(pipe)
+    handle = unetaccel.apply(pipe, DeepCache())
+    add_hook_to_module(pipe.unet, ModelHook())
+    tiny.call(pipe)
+    handle.remove()
+    remove_hook_from_module(pipe.unet)
+    assert torch.equal(tiny.call(pipe), plain)
+    with unetaccel.apply(pipe, DeepCache()) as again:
+        tiny.call(pipe)
+        assert again.summary().cached == 6
+
+
+def test_schedulers_can_be_copied_and_planned_with_during_a_call(tiny):
+    pipe = tiny.pipe()
+    found = []
+
+    def callback(pipe, i, t, values):
+        found.append((type(copy.deepcopy(pipe.scheduler)), type(copy.copy(pipe.scheduler)), str(handle.plan(6))))
+        return values
+
+    handle = unetaccel.apply(pipe, DeepCache())
+    kind = type(pipe.scheduler)
+    tiny.call(pipe, steps=6, callback_on_step_end=callback)
+    assert found == [(kind, kind, "F..F..")] * 6
+
+
+def test_a_nested_call_of_the_same_pipeline_leaves_the_outer_one_right(tiny):
+    pipe = tiny.pipe()
+    unetaccel.apply(pipe, DeepCache(cut=1))
+    alone = tiny.call(pipe)
+
+    def callback(pipe, i, t, values):
+        if i == 4:
+            kept = dict(vars(pipe))
+            tiny.call(pipe, seed=5)
+            vars(pipe).update(kept)  # pipelines keep notes of their latest call
+        return values
+
+    assert torch.equal(tiny.call(pipe, callback_on_step_end=callback), alone)
+
+
+def test_hooks_on_a_block_that_runs_in_parts_are_refused(tiny):
+    pipe = tiny.pipe()
+    pipe.unet.up_blocks[2].register_forward_hook(lambda *_: None)
+    with pytest.raises(UnsupportedModelError, match=r"up_blocks\.2 has forward hooks, and cut 1"):
+        unetaccel.apply(pipe, DeepCache(cut=1))
+    with unetaccel.apply(pipe, DeepCache(cut=4)):
+        tiny.call(pipe)
+
+
+def test_layers_replaced_after_apply_are_seen(tiny):
+    pipe = tiny.pipe()
+    unetaccel.apply(pipe, DeepCache(interval=1, cut=1))
+    pipe.unet.up_blocks[2].attentions[1] = tiny.unet(seed=3).up_blocks[2].attentions[1]
+    neutral = tiny.call(pipe)
+    unetaccel.apply(pipe, DeepCache(schedule=range(9), cut=1), replace=True)  # full but for the last
+    callback_outputs = []
+    tiny.call(pipe, callback_on_step_end=lambda p, i, t, v: callback_outputs.append(v["latents"].clone()) or v)
+    pipe.unet.up_blocks[2].attentions[1] = tiny.unet(seed=4).up_blocks[2].attentions[1]
+    changed = []
+    tiny.call(pipe, callback_on_step_end=lambda p, i, t, v: changed.append(v["latents"].clone()) or v)
+    assert torch.isfinite(neutral).all()
+    assert not torch.equal(changed[0], callback_outputs[0]), "the full view runs the new layer"
+
+
+def test_pipelines_that_cannot_work_are_refused_by_name(tiny):
+    pipe = tiny.pipe()
+
+    class StableDiffusionSAGPipeline(type(pipe)):
+        pass
+
+    class Combined:
+        pass
+
+    class Strange:
+        def set_timesteps(self, steps): ...
+
+    pipe.__class__ = StableDiffusionSAGPipeline
+    with pytest.raises(
+        UnsupportedModelError, match="StableDiffusionSAGPipeline reads the attention maps of deep layers"
+    ):
+        unetaccel.apply(pipe, DeepCache())
+    outer, inner = Combined(), tiny.pipe()
+    outer.unet, outer.decoder_pipe = inner.unet, inner
+    with pytest.raises(UnsupportedModelError, match=r"apply to that one, pipe\.decoder_pipe"):
+        unetaccel.apply(outer, DeepCache())
+    pipe = tiny.pipe()
+    object.__setattr__(pipe, "scheduler", Strange())
+    with pytest.raises(UnsupportedModelError, match="Strange that lacks set_timesteps or step"):
+        unetaccel.apply(pipe, DeepCache())
 
 
 def test_a_bare_unet_is_not_touched(tiny):

@@ -5,10 +5,13 @@ import threading
 
 import pytest
 import torch
+from diffusers import StableDiffusionImg2ImgPipeline
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import unetaccel
-from unetaccel import DeepCache
+from unetaccel import DeepCache, SettingError
+from unetaccel.run import MAX_STREAMS
+from unetaccel.timeline import Timeline
 
 
 def stored(handle):
@@ -22,7 +25,8 @@ def kinds(handle):
 
 @pytest.mark.parametrize("place", ["unet", "scheduler", "callback"])
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_an_exception_leaves_nothing_behind(tiny, place, error):
+@pytest.mark.parametrize("evaluation", [4, 5])  # a full and a cached one
+def test_an_exception_leaves_nothing_behind(tiny, place, error, evaluation):
     pipe = tiny.pipe()
     handle = unetaccel.apply(pipe, DeepCache(cut=1))
     expected = tiny.call(pipe)
@@ -30,8 +34,9 @@ def test_an_exception_leaves_nothing_behind(tiny, place, error):
 
     def fail(*args, **kwargs):
         count[0] += 1
-        if count[0] == 5:
-            assert stored(handle), "the run holds a feature when it fails, so freeing it is a test"
+        if count[0] == evaluation:
+            in_flight = handle._engine.last.views.port.feature is not None
+            assert stored(handle) or in_flight, "a feature is held when it fails, so freeing it is a test"
             raise error("stop")
 
     if place == "unet":
@@ -49,6 +54,7 @@ def test_an_exception_leaves_nothing_behind(tiny, place, error):
         tiny.call(pipe, **options)
     undo()
     assert not stored(handle)
+    assert all(v.port.feature is None for v in handle._engine._idle)
     assert pipe.scheduler is scheduler
     assert torch.equal(tiny.call(pipe), expected)
 
@@ -58,10 +64,18 @@ def test_features_are_freed_when_the_call_ends(tiny):
     handle = unetaccel.apply(pipe, DeepCache(cut=1))
     tiny.call(pipe)
     assert not stored(handle)
-    gc.collect()
-    engine_tensors = [o for o in gc.get_referents(handle._engine.last) if isinstance(o, torch.Tensor)]
-    assert not engine_tensors
+    assert not feature_tensors(handle)
     assert all(v.port.feature is None for v in handle._engine._idle)
+    with handle.run(6):
+        handle.unet(**tiny.inputs(pipe.unet))
+        assert len(feature_tensors(handle)) == 1, "the search finds a feature while there is one"
+
+
+def feature_tensors(handle) -> list:
+    """Every tensor of F's shape that the garbage collector can reach and that is no parameter."""
+    gc.collect()
+    shape, own = (2, 16, 16, 16), {id(p) for p in handle._engine.original.parameters()}
+    return [o for o in gc.get_objects() if type(o) is torch.Tensor and o.shape == shape and id(o) not in own]
 
 
 def test_an_abandoned_generator_ends_its_run(tiny):
@@ -179,6 +193,90 @@ def test_pipelines_that_call_twice_per_step_are_noticed(tiny):
         pipe()
         assert handle.summary().patterns == ("F..F..", "F..F..")
         assert handle.summary().streams == 2
+
+
+def two_pass(unet, run, plan):
+    """Guided steps; ``plan`` says for each step which of the two conditions are called."""
+    x = torch.ones(1, 4, 16, 16)
+    conditions = {"u": torch.zeros(1, 7, 32), "c": torch.ones(1, 7, 32)}
+    outputs = []
+    for i, names in enumerate(plan):
+        outputs.append([unet(x, torch.tensor(900 - 50 * i), conditions[name], return_dict=False)[0] for name in names])
+        run.step()
+    return outputs
+
+
+def test_a_stream_that_stops_does_not_leave_its_feature_to_another(tiny):
+    """From step 2 on only the conditional call is made: it must not reuse the unconditional feature."""
+    unet = tiny.unet()
+    handle = unetaccel.apply(unet, DeepCache(interval=8))
+    with handle._engine.run(lambda: Timeline(8)) as run:
+        outputs = two_pass(handle.unet, run, ["uc", "uc", "c", "c", "c"])
+    expected = unet(torch.ones(1, 4, 16, 16), torch.tensor(800), torch.ones(1, 7, 32), return_dict=False)[0]
+    assert torch.equal(outputs[2][0], expected), "a full evaluation, not one on the other stream's feature"
+    assert kinds(handle)[0] == [True, False, True, True, False]
+
+
+def test_pipelines_that_step_several_times_at_one_timestep_run_plain(tiny):
+    """As panorama pipelines do, once for each part of the picture."""
+    pipe = tiny.pipe()
+
+    class Panorama(type(pipe)):
+        def __call__(self):
+            self.scheduler.set_timesteps(6)
+            x = torch.ones(1, 4, 16, 16)
+            for t in self.scheduler.timesteps:
+                for view in range(3):
+                    noise = self.unet(x + view, t, torch.zeros(1, 7, 32))[0]
+                    self.scheduler.step(noise, t, x)
+
+    pipe.__class__ = Panorama
+    with torch.no_grad(), unetaccel.apply(pipe, DeepCache(interval=3)) as handle:
+        spy = tiny.Spy(handle.unet)
+        with pytest.warns(UserWarning, match="several scheduler steps at one timestep"):
+            pipe()
+        assert spy.stop() == "F" * 18
+        assert "several scheduler steps" in handle.summary().plain_because
+
+
+def test_two_loops_of_one_handle_in_one_thread_are_refused(tiny):
+    unet = tiny.unet()
+    handle = unetaccel.apply(unet, DeepCache(interval=3))
+    with handle.run(6), pytest.raises(SettingError, match="open already in this thread"):
+        handle.run(6)
+    with handle.run(6):
+        handle.unet(**tiny.inputs(unet))
+
+
+def test_calls_without_a_step_between_them_are_not_streams_for_ever(tiny):
+    unet = tiny.unet()
+    handle = unetaccel.apply(unet, DeepCache(interval=2))
+    inputs = tiny.inputs(unet)
+    with handle._engine.run(lambda: Timeline(6)):
+        outputs = [handle.unet(**inputs)[0] for _ in range(20)]
+        assert len(stored(handle)) == MAX_STREAMS
+    assert all(torch.equal(o, outputs[0]) for o in outputs)
+
+
+def test_what_is_known_of_a_call_before_it_starts(tiny):
+    pipe = tiny.pipe()
+    image = torch.rand(1, 3, 128, 128)
+    img2img = StableDiffusionImg2ImgPipeline(
+        **{**pipe.components, "image_encoder": None}, requires_safety_checker=False
+    )
+    img2img.set_progress_bar_config(disable=True)
+    with unetaccel.apply(img2img, DeepCache(interval=4, tail=2)) as handle:
+        tiny.call(img2img, steps=20, image=image, strength=0.5, height=None, width=None)
+        assert handle.summary().pattern == "F...F...FF", "the tail is that of the ten evaluations that run"
+    seen = []
+
+    def rule(i, timestep, sigma, T):
+        seen.append(timestep)
+        return False
+
+    with unetaccel.apply(img2img, DeepCache(schedule=rule)):
+        tiny.call(img2img, steps=20, image=image, strength=0.5, height=None, width=None)
+    assert seen == [float(t) for t in img2img.scheduler.timesteps[11:]]
 
 
 def test_memory_is_one_feature_per_stream(tiny):

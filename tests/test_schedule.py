@@ -3,6 +3,7 @@
 import warnings
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -66,6 +67,15 @@ def test_windows_only_add_full_evaluations(T, full, start, end, warmup, tail):
     for i, is_full in enumerate(found):
         forced = i == 0 or i < warmup or i >= T - tail or not low <= i < high
         assert is_full == (forced or i in full)
+
+
+def test_a_center_outside_the_call_is_an_error():
+    with pytest.raises(SettingError, match=r"center=12 lies outside this call's 11 evaluations \(0\.\.10\)"):
+        quad(11, 2, 12, 3.0)
+
+
+def test_lists_and_arrays_are_the_same_schedule():
+    assert DeepCache(schedule=np.array([0, 3])) == DeepCache(schedule=[0, 3]) == DeepCache(schedule=range(0, 6, 3))
 
 
 def test_explicit_lists_are_checked_against_the_call():

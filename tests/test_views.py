@@ -125,5 +125,8 @@ def test_views_follow_changes_of_the_model(tiny):
     unet.enable_freeu(s1=0.6, s2=0.4, b1=1.3, b2=1.5)
     assert not views.fingerprint.is_current()
     views = build_views(unet, 1)
+    unet.up_blocks[2].resnets[0] = unet.up_blocks[2].resnets[1]
+    assert not views.fingerprint.is_current()
+    views = build_views(unet, 1)
     unet.conv_in = torch.nn.Conv2d(4, 16, 3, padding=1)
     assert not views.fingerprint.is_current()

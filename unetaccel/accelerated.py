@@ -46,10 +46,9 @@ class Face:
     @forward.setter
     def forward(self, value):
         # accelerate puts back the bound `forward` it found, which is what this class computes anyway.
-        if getattr(value, "__self__", None) in (self, self._unetaccel.original):
-            self.__dict__.pop("forward", None)
-        else:
-            self.__dict__["forward"] = value
+        self.__dict__["forward"] = value
+        if not has_foreign_forward(self._unetaccel.original):
+            del self.__dict__["forward"]
 
     def __deepcopy__(self, memo):
         return copy.deepcopy(self._unetaccel.original, memo)

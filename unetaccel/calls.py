@@ -7,12 +7,14 @@ during the call its scheduler is a second face of itself (sharing ``__dict__``) 
 
 from __future__ import annotations
 
+import copy
 import functools
 from contextlib import contextmanager
 
 from .accelerated import AcceleratedUNet
+from .errors import UnsupportedModelError
 from .run import Run
-from .timeline import Timeline, of_scheduler
+from .timeline import Timeline, of_denoising_end, of_scheduler
 
 
 class AcceleratedPipeline:
@@ -53,30 +55,49 @@ def _pipeline_class(cls: type) -> type:
 @contextmanager
 def _pipeline_run(pipe):
     unet = pipe.unet
+    if isinstance(getattr(unet, "_orig_mod", None), AcceleratedUNet):
+        raise UnsupportedModelError(
+            "pipe.unet was wrapped by torch.compile after apply, which would leave it plain. "
+            "Put it back (pipe.unet = pipe.unet._orig_mod) and use unetaccel.apply(..., compile=True)"
+        )
     if not isinstance(unet, AcceleratedUNet):  # the user has put another U-Net there since
         yield
         return
     with unet._unetaccel.run(lambda: _timeline(pipe)) as run:
-        observed = _observed(pipe.scheduler, run)
+        found = pipe.scheduler
+        observed = _observed(found, run)
         # Not by plain assignment: pipelines write their config when a component is set.
         object.__setattr__(pipe, "scheduler", observed)
         try:
             yield
         finally:
             if pipe.scheduler is observed:
-                object.__setattr__(pipe, "scheduler", observed._plain)
+                object.__setattr__(pipe, "scheduler", found)
 
 
 def _timeline(pipe) -> Timeline:
-    # Most pipelines state how many of the timesteps their loop will visit (img2img strength, denoising_end).
-    count = getattr(pipe, "_num_timesteps", None)
-    return of_scheduler(pipe.scheduler, count, stops_early=getattr(pipe, "_denoising_end", None) is not None)
+    """How many timesteps the loop will visit: most pipelines say so, though some before ``denoising_end`` cuts them."""
+    scheduler, count = pipe.scheduler, getattr(pipe, "_num_timesteps", None)
+    end = getattr(pipe, "_denoising_end", None)
+    if not (isinstance(end, float) and 0 < end < 1):
+        return of_scheduler(scheduler, count)
+    visited = of_denoising_end(scheduler, end)
+    return of_scheduler(scheduler, visited if count is None else min(count, visited), stops_early=True)
 
 
 class ObservedScheduler:
-    """Mixed into the scheduler's class for the length of one pipeline call."""
+    """Mixed into the scheduler's class for the length of one pipeline call; copies of it are plain schedulers."""
 
     __slots__ = ()
+
+    def __deepcopy__(self, memo):
+        return copy.deepcopy(self._plain, memo)
+
+    def __copy__(self):
+        return copy.copy(self._plain)
+
+    def __reduce_ex__(self, protocol):
+        return self._plain.__reduce_ex__(protocol)
 
 
 def _observed(scheduler, run: Run) -> ObservedScheduler:

@@ -30,10 +30,6 @@ class StepClock:
         """Median seconds of a full and of a cached evaluation; None where there was none."""
         return tuple(_median([_seconds(a, b) for kind, a, b in self._spans if kind is full]) for full in (True, False))
 
-    def total(self) -> float:
-        """Seconds in all evaluations."""
-        return sum(_seconds(a, b) for _, a, b in self._spans)
-
 
 def _mark(device: torch.device | None):
     if device is not None and device.type == "cuda":

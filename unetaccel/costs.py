@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .errors import UnsupportedModelError
+from .errors import SettingError, UnsupportedModelError
 from .overlay import overlay
 from .run import GIVEN
 from .skips import Skip, skip_table
@@ -52,7 +52,11 @@ def cut_costs(unet: nn.Module, inputs: object, cuts: Iterable[int] | None = None
     twin = _twin(unet, tensors["sample"].dtype)
     table = skip_table(twin)
     recorded = overlay(twin, {s.entry: _Recorder(twin.get_submodule(s.entry), s, shapes) for s in table})
-    full = count_macs(lambda: type(recorded).forward(recorded, **tensors))
+    try:
+        full = count_macs(lambda: type(recorded).forward(recorded, **tensors))
+    except RuntimeError as error:
+        shape = tuple(tensors["sample"].shape)
+        raise SettingError(f"this U-Net cannot take inputs of shape {shape}: {str(error).splitlines()[0]}") from error
     for b in range(len(table)) if cuts is None else cuts:
         views, feature = build_views(twin, b), torch.empty(shapes[b], dtype=tensors["sample"].dtype, device="meta")
         cached = count_macs(lambda: views.run_cached(tensors, feature))  # noqa: B023 - called at once
@@ -92,7 +96,7 @@ def count_macs(work: Callable[[], object]) -> int:
 
 def _tensors(inputs: tuple) -> dict:
     """Keyword inputs from their structure: a tuple of (name, structure) pairs."""
-    kwargs = {name: _tensor(value) for name, value in inputs if value != GIVEN}
+    kwargs = {name: _tensor(value) for name, value in inputs if value != GIVEN and name != "cross_attention_kwargs"}
     return {
         **kwargs,
         "timestep": torch.ones((), dtype=torch.int64, device="meta"),
@@ -113,8 +117,13 @@ def _tensor(value: object) -> object:
 
 def auto_cut(unet: nn.Module) -> int:
     """The deepest cut that stays within ``AUTO_SHARE``; 0 if none does."""
+    return deepest_cheap(cut_costs(unet, example_inputs(unet)))
+
+
+def deepest_cheap(costs: Iterable[CutCost]) -> int:
+    """``auto_cut`` from costs that are counted already, or as they are counted."""
     chosen = 0
-    for cost in cut_costs(unet, example_inputs(unet)):
+    for cost in costs:
         if cost.share > AUTO_SHARE:
             break
         chosen = cost.b

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from .controlnet import why_in_full
-from .costs import AUTO_SHARE, CutCost, cut_costs, example_inputs
+from .costs import AUTO_SHARE, CutCost, cut_costs, deepest_cheap, example_inputs
 from .errors import UnsupportedModelError
 from .overlay import has_foreign_forward
 from .skips import skip_table
@@ -153,14 +153,13 @@ def _costs(unet: nn.Module, findings: list[Finding]) -> tuple[CutCost, ...]:
 def _recommend(timeline, costs: tuple[CutCost, ...]) -> tuple[str | None, str]:
     if timeline.few_steps:
         return "plain", "too few steps to reuse anything"
-    cheap = [c.b for c in costs if c.share <= AUTO_SHARE]
-    cut = max(cheap, default=0)
+    cut = deepest_cheap(costs)
     interval = 3 if timeline.evaluations >= 40 else 2
     pace = f"{timeline.evaluations} evaluations: neighbours are {'much' if interval == 3 else 'less'} alike, so interval {interval}"
     if not costs:
         return f"DeepCache(interval={interval}, cut=0)", pace
     share, ceiling = costs[cut].share, costs[cut].ceiling(interval)
-    reason = "the deepest cut that costs at most a tenth of a full step" if cheap else "every deeper cut costs far more"
+    reason = "the deepest cut that costs at most a tenth" if share <= AUTO_SHARE else "every deeper cut costs far more"
     return (
         f"DeepCache(interval={interval}, cut={cut})",
         f"{pace}; cut {cut} is {reason} ({share:.1%}); the U-Net's MACs allow {ceiling:.2f}x",

@@ -13,7 +13,7 @@ from torch import nn
 from . import timeline as timelines
 from .compiled import check_compilable, compile_step, compile_views
 from .costs import auto_cut
-from .errors import SettingError
+from .errors import SettingError, check_count
 from .methods import DeepCache, Method
 from .overlay import has_foreign_forward, refuse_replaced_forward
 from .run import Report, Run, active, current_run
@@ -68,6 +68,8 @@ class Engine:
             self._warn_outside()
             return self._forward(self.original, *args, **kwargs)
         inputs = {**dict(zip(self._names, args, strict=False)), **kwargs}
+        if len(inputs) < len(args) + len(kwargs) or not {"sample", "timestep"} <= inputs.keys():
+            return self._forward(self.original, *args, **kwargs)  # a TypeError, in Python's own words
         return run.evaluate(inputs, lambda: self._plain(**inputs))
 
     def _run_plain(self, **inputs) -> object:
@@ -90,7 +92,7 @@ class Engine:
     @contextmanager
     def run(self, timeline: Callable[[], Timeline], streams: int | None = None) -> Iterator[Run]:
         """One sampling call: evaluations inside the block belong to it, in this thread."""
-        run = Run(self, self.reuse.flags, self._borrow, timeline, streams)
+        run = Run(self, self.reuse, self._borrow, timeline, streams)
         self.last = run
         try:
             with active(run):
@@ -116,8 +118,7 @@ class Engine:
 
     def plan(self, steps: int, scheduler=None) -> list[bool]:
         """The flags that a call of ``steps`` inference steps (evaluations, without a scheduler) would have."""
-        if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-            raise SettingError(f"steps={steps!r}: the number of steps must be an int of at least 1")
+        check_count("plan(steps)", steps)
         return self.reuse.flags(timelines.of_steps(scheduler, steps) if scheduler is not None else Timeline(steps))
 
 

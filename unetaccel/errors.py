@@ -17,5 +17,11 @@ class SettingError(UnetAccelError, ValueError):
     """A setting of a method is out of range or unknown."""
 
 
+def check_count(name: str, value: object) -> None:
+    """Raise ``SettingError`` unless ``value`` is an int of at least 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise SettingError(f"{name} must be an int of at least 1, got {value!r}")
+
+
 class WeightsError(UnetAccelError, OSError):
     """A model folder or weight file is missing, damaged or not what it should be."""

@@ -7,8 +7,8 @@ from contextlib import AbstractContextManager
 from torch import nn
 
 from .engine import Engine
-from .errors import SettingError
-from .run import Run
+from .errors import SettingError, check_count
+from .run import Run, current_run
 from .schedule import pattern
 from .summary import Summary, summarize
 from .timeline import Timeline
@@ -63,11 +63,16 @@ class Handle(AbstractContextManager):
                 unconditional passes; they are expected in the same order at every step.
 
         Raises:
-            SettingError: either is not an int of at least 1.
+            SettingError: either is not an int of at least 1, or a run of this handle is open in this thread.
         """
-        for name, value in (("evaluations", evaluations), ("streams", streams)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise SettingError(f"run({name}={value!r}): {name} must be an int of at least 1")
+        check_count("run(evaluations)", evaluations)
+        check_count("run(streams)", streams)
+        open_run = current_run(self._engine)
+        if open_run is not None and open_run.per_step is not None:
+            raise SettingError(
+                "a run of this handle is open already in this thread, and evaluations could not be told apart. "
+                "Finish it first, or apply the methods to the U-Net a second time for the other loop"
+            )
         return self._engine.run(lambda: Timeline(evaluations), streams)
 
     def plan(self, steps: int) -> Plan:
@@ -81,9 +86,13 @@ class Handle(AbstractContextManager):
         return Plan(self._engine.plan(steps, getattr(self.pipe, "scheduler", None)))
 
     def invalidate(self) -> None:
-        """Make the next evaluation full: call it from a callback that changes prompts, adapters or scales."""
-        if self._engine.last is not None:
-            self._engine.last.invalidate()
+        """Make the next evaluation full: call it from a callback that changes prompts, adapters or scales.
+
+        It concerns the sampling call that runs in this thread.
+        """
+        run = current_run(self._engine) or self._engine.last
+        if run is not None:
+            run.invalidate()
 
     def summary(self) -> Summary:
         """What the latest sampling call did; before any call, only the settings."""

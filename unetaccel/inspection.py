@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .costs import AUTO_SHARE, CutCost, cut_costs, example_inputs
+from .costs import CutCost, cut_costs, deepest_cheap, example_inputs
 from .errors import UnsupportedModelError, WeightsError
+from .loading import local_folder
 from .shapes import SHAPES, build_shape
 from .skips import UNETS, Skip, skip_table
 
@@ -26,14 +27,15 @@ class Inspection:
     batch: int
     size: tuple[int, int]
     """Height and width of the model's input (latent pixels)."""
+    tokens: int
+    """Length of the text condition."""
     skips: tuple[Skip, ...]
     costs: tuple[CutCost, ...]
 
     @property
     def auto(self) -> int:
         """What ``cut="auto"`` would take."""
-        kept = [c.share <= AUTO_SHARE for c in self.costs]
-        return max(kept.index(False) - 1, 0) if False in kept else len(kept) - 1
+        return deepest_cheap(self.costs)
 
     def as_dict(self) -> dict:
         """Plain data, ready for JSON: one entry per skip."""
@@ -41,6 +43,7 @@ class Inspection:
             "model": self.name,
             "batch": self.batch,
             "size": list(self.size),
+            "tokens": self.tokens,
             "full_macs": self.costs[0].full_macs,
             "auto_cut": self.auto,
             "cuts": [self._row(s, c) for s, c in zip(self.skips, self.costs, strict=True)],
@@ -56,6 +59,7 @@ class Inspection:
             "stride": skip.stride,
             "height": -(-self.size[0] // skip.stride),
             "width": -(-self.size[1] // skip.stride),
+            "cached_macs": cost.cached_macs,
             "cached_share": round(cost.share, 4),
             "cached_bytes": cost.feature_bytes,
             "ceiling": {str(n): round(cost.ceiling(n), 3) for n in INTERVALS},
@@ -77,7 +81,13 @@ def inspect_unet(
         costs.append(cost)
         on_cut(len(costs), len(table))
     shape = dict(inputs)["sample"][0]
-    return Inspection(name, batch, tuple(shape[-2:]), tuple(table), tuple(costs))
+    return Inspection(name, batch, tuple(shape[-2:]), tokens, tuple(table), tuple(costs))
+
+
+def _made_of(folder: Path) -> str:
+    index = folder / "model_index.json"
+    parts = [k for k in json.loads(index.read_text()) if not k.startswith("_")] if index.is_file() else []
+    return f"; this pipeline is made of {', '.join(parts)}" if parts else ""
 
 
 def caption_tokens(model: str | Path | None) -> int:
@@ -100,27 +110,21 @@ def unet_without_weights(model: str | Path | None) -> tuple[nn.Module, str]:
         UnsupportedModelError: a pipeline without a supported U-Net.
     """
     import diffusers
-    from diffusers import DiffusionPipeline
 
     from .demo.pipeline import WEIGHTS
 
     if model in SHAPES:
         return build_shape(model, device="meta"), str(model)
-    folder = WEIGHTS / "pipeline" if model is None else Path(model).expanduser()
-    sub = "unet" if (folder / "unet").is_dir() or not (folder / "config.json").is_file() else None
-    if not folder.exists() and str(model).count("/") != 1:
+    folder = WEIGHTS / "pipeline" if model is None else local_folder(model)
+    if folder is not None and not folder.is_dir():
         raise WeightsError(
             f"no folder {str(model)!r}, and it is neither a hub id nor a known shape ({', '.join(SHAPES)})"
         )
-    if folder.exists() and not (folder / (sub or ".") / "config.json").is_file():
-        index = folder / "model_index.json"
-        parts = [k for k in DiffusionPipeline.load_config(folder) if not k.startswith("_")] if index.is_file() else []
-        raise UnsupportedModelError(
-            f"{str(folder)!r} has no U-Net config" + (f"; this pipeline is made of {', '.join(parts)}" if parts else "")
-        )
+    sub = None if folder is not None and (folder / "config.json").is_file() else "unet"
+    if folder is not None and not (folder / (sub or ".") / "config.json").is_file():
+        raise UnsupportedModelError(f"{str(folder)!r} has no U-Net config{_made_of(folder)}")
     try:
-        base = getattr(diffusers, UNETS[0])
-        config = base.load_config(str(folder) if folder.exists() else str(model), subfolder=sub)
+        config = getattr(diffusers, UNETS[0]).load_config(str(folder or model), subfolder=sub)
     except OSError as error:
         raise WeightsError(
             f"cannot read the U-Net config of {str(model)!r}: {str(error).strip().splitlines()[0]}"

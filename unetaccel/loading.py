@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -24,19 +23,28 @@ def load_pipeline(model: str | Path, dtype: torch.dtype = torch.float32, device:
     """
     from diffusers import DiffusionPipeline
 
-    folder = Path(model)
-    local = folder.exists() or str(model).startswith((".", "/", "~")) or str(model).count("/") != 1
-    if local:
-        _check_folder(folder.expanduser())
+    folder = local_folder(model)
+    if folder is not None:
+        _check_folder(folder)
     try:
-        pipe = (cls or DiffusionPipeline).from_pretrained(
-            str(folder.expanduser()) if local else str(model), torch_dtype=dtype
+        pipe = (cls or DiffusionPipeline).from_pretrained(str(folder or model), torch_dtype=dtype)
+    except Exception as error:  # loaders raise whatever a damaged file makes them stumble over
+        where = (
+            "" if folder is not None else " (no such folder here, and the hub has no such model or cannot be reached)"
         )
-    except (OSError, SafetensorError, json.JSONDecodeError) as error:
-        raise WeightsError(f"cannot load {str(model)!r}: {_first_line(error)}") from error
+        raise WeightsError(
+            f"cannot load {str(model)!r}{where}: {type(error).__name__}: {_first_line(error)}"
+        ) from error
     pipe = pipe.to(device)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def local_folder(model: str | Path) -> Path | None:
+    """The folder that ``model`` names, or None if it reads as a hub id ("owner/name") and no such folder is here."""
+    folder = Path(model).expanduser()
+    is_id = isinstance(model, str) and model.count("/") == 1 and not model.startswith((".", "/", "~"))
+    return None if is_id and not folder.exists() else folder
 
 
 def quiet_loading() -> None:

@@ -73,10 +73,17 @@ class Fingerprint:
     """
 
     def __init__(self, containers: list[nn.Module]):
-        self._seen = [(m, dict(m.__dict__), dict(m._modules)) for m in containers]
+        self._seen = [(m, dict(m.__dict__), dict(m._modules), _hooks(m)) for m in containers]
 
     def is_current(self) -> bool:
-        return all(_same(m.__dict__, plain) and _same(m._modules, children) for m, plain, children in self._seen)
+        return all(
+            _same(m.__dict__, plain) and _same(m._modules, children) and _hooks(m) == hooks
+            for m, plain, children, hooks in self._seen
+        )
+
+
+def _hooks(module: nn.Module) -> int:
+    return len(module._forward_hooks) + len(module._forward_pre_hooks)
 
 
 def _same(now: dict, then: dict) -> bool:
@@ -84,10 +91,14 @@ def _same(now: dict, then: dict) -> bool:
 
 
 def has_foreign_forward(module: nn.Module) -> bool:
-    """Whether calling ``module`` runs anything but its class's ``forward`` on itself."""
+    """Whether calling ``module`` runs anything but a ``forward`` of its own.
+
+    Its own is a method bound to it, or to a face of it (which shares its ``__dict__``): patchers and offload hooks
+    leave such a method behind when they undo themselves.
+    """
     forward = module.__dict__.get("forward")
-    own = getattr(forward, "__self__", None) is module and getattr(forward, "__func__", None) is type(module).forward
-    return forward is not None and not own
+    owner = getattr(forward, "__self__", None)
+    return forward is not None and getattr(owner, "__dict__", None) is not module.__dict__
 
 
 def refuse_replaced_forward(containers: list[nn.Module], names: Mapping[int, str]) -> None:

@@ -41,6 +41,7 @@ def apply(pipe_or_unet, *methods: Method, replace: bool = False, compile: bool |
         SettingError: a method's settings do not fit this U-Net.
     """
     pipe, unet = _split(pipe_or_unet)
+    _refuse(pipe, unet)
     previous = _previous(pipe, unet)
     if previous is not None and not replace:
         raise AlreadyAppliedError(
@@ -61,6 +62,36 @@ def apply(pipe_or_unet, *methods: Method, replace: bool = False, compile: bool |
     if pipe is not None:
         watch_calls(pipe)
     return Handle(pipe, slots.get("unet") or face(engine), engine)
+
+
+READS_DEEP_ATTENTION = (
+    "StableDiffusionSAGPipeline",
+    "StableDiffusionAttendAndExcitePipeline",
+    "LEditsPPPipelineStableDiffusion",
+    "LEditsPPPipelineStableDiffusionXL",
+)
+
+
+def _refuse(pipe, unet: nn.Module) -> None:
+    """Raise for pipelines that could be wrapped but would not work, by name and with the way out."""
+    if pipe is None:
+        return
+    name, names = type(pipe).__name__, {c.__name__ for c in type(pipe).__mro__}
+    if names & set(READS_DEEP_ATTENTION):
+        raise UnsupportedModelError(
+            f"{name} reads the attention maps of deep layers at every step, which cached evaluations do not run"
+        )
+    inner = [k for k, v in vars(pipe).items() if k != "unet" and v is not pipe and getattr(v, "unet", None) is unet]
+    if inner:
+        raise UnsupportedModelError(
+            f"{name} runs its U-Net inside another pipeline: apply to that one, pipe.{inner[0]}"
+        )
+    scheduler = getattr(pipe, "scheduler", None)
+    if not (hasattr(scheduler, "set_timesteps") and hasattr(scheduler, "step")):
+        raise UnsupportedModelError(
+            f"{name} has a {type(scheduler).__name__} that lacks set_timesteps or step, so its evaluations cannot be counted. "
+            "Apply to pipe.unet and mark your own loop with handle.run(evaluations)"
+        )
 
 
 def _previous(pipe, unet: nn.Module) -> Engine | None:
@@ -106,5 +137,6 @@ def _remove(pipe, slots: dict[str, nn.Module], replaced: dict[str, nn.Module], e
     ours = [name for name, module in slots.items() if getattr(pipe, name) is module]  # the user may have put another
     for name in ours:
         _put(pipe, name, replaced[name])
-    if "unet" in ours:
+    left = getattr(pipe, "unet", None)
+    if not (isinstance(left, AcceleratedUNet) and not left._unetaccel.removed):
         unwatch_calls(pipe)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import torch
 
 from .clock import StepClock
+from .methods import DeepCache
 from .timeline import Timeline
 from .views import ADAPTER_STATES, MID_RESIDUAL, RESIDUALS, Views
 
@@ -24,10 +25,11 @@ MAX_STREAMS = 8
 
 @dataclass
 class Stream:
-    """What one stream keeps between evaluations: one feature (N, C, H, W) and the inputs it was made for."""
+    """What one stream keeps between evaluations: one feature (N, C, H, W) and what it was made for."""
 
     feature: torch.Tensor | None = None
     inputs: object = None
+    condition: int | None = None
 
 
 @dataclass
@@ -36,6 +38,8 @@ class Report:
 
     timeline: Timeline
     planned: list[bool]
+    why_plain: str | None = None
+    """Why nothing is reused in this call, where that was not asked for."""
     kinds: list[list[bool]] = field(default_factory=list)
     """Per stream, one flag per evaluation: True for full."""
     clock: StepClock = field(default_factory=StepClock)
@@ -53,7 +57,8 @@ class Run:
     """One sampling call. ``timeline`` is asked for when the first evaluation comes.
 
     Args:
-        flags: from a timeline to one flag per evaluation (true is full).
+        owner: the engine whose calls belong to this run.
+        reuse: the reuse method; it turns the timeline into one flag per evaluation.
         borrow: gives the views to run on; asked again whenever ``Views.fingerprint`` has gone stale.
         timeline: what is known of the call once its timesteps are set.
         streams: evaluations per step, or None if ``step`` is called after each scheduler step.
@@ -62,25 +67,31 @@ class Run:
     def __init__(
         self,
         owner: object,
-        flags: Callable[[Timeline], list[bool]],
+        reuse: DeepCache,
         borrow: Callable[[], Views],
         timeline: Callable[[], Timeline],
         streams: int | None = None,
     ):
         self.owner = owner
         self.closed = False
-        self._flags, self._borrow, self._timeline, self._per_step = flags, borrow, timeline, streams
         self.views: Views | None = None
+        self.per_step = streams
+        self._reuse, self._borrow, self._timeline = reuse, borrow, timeline
         self.restart()
 
     def restart(self) -> None:
         """Forget everything: the scheduler's timesteps were set, so a new trajectory begins."""
         self._index = self._calls = 0
+        self._calls_before: int | None = None
+        self._timestep = self._stepped = None
         self._streams: list[Stream] = []
         self._report: Report | None = None
 
     def step(self) -> None:
         """The scheduler made a step: the next evaluation is the next index of the first stream."""
+        if self._calls_before not in (None, self._calls):
+            self.invalidate()  # guidance was switched on or off: streams have moved
+        self._calls_before, self._stepped = self._calls, self._timestep
         self._index += 1
         self._calls = 0
 
@@ -103,16 +114,17 @@ class Run:
         """One evaluation with keyword ``inputs``: full, cached, or ``plain()`` in a call that reuses nothing."""
         if self._report is None:
             self._begin(inputs)
+        self._notice_repeated_steps(inputs["timestep"])
         stream = self._stream()
         output = plain() if stream is None else self._evaluate(stream, inputs, plain)
         self._calls += 1
-        if self._calls == self._per_step:
+        if self._calls == self.per_step:
             self.step()
         return output
 
     def _evaluate(self, stream: Stream, inputs: dict, plain: Callable[[], object]) -> object:
-        report, made_for = self._report, structure(inputs)
-        full = self._is_full(stream, made_for)
+        report, made_for, condition = self._report, structure(inputs), _condition(inputs)
+        full = self._is_full(stream, made_for, condition)
         with report.clock.measure(full, inputs["sample"].device):
             if report.plain:
                 output = plain()
@@ -123,18 +135,28 @@ class Run:
                 report.cached_bytes = max(report.cached_bytes, self._bytes())
             else:
                 output = self._fresh_views().run_cached(inputs, stream.feature)
+        stream.condition = condition
         report.kinds[self._calls].append(full)
         return output
 
     def _begin(self, inputs: dict) -> None:
         timeline = self._timeline()
-        self._report = Report(timeline, self._flags(timeline), inputs=structure(inputs))
-        if timeline.few_steps and self._report.plain:
-            warnings.warn(
-                f"unetaccel: caching is off for this call: {timeline.few_steps}. "
-                "DeepCache(force=True) caches all the same; more steps make it worthwhile.",
-                stacklevel=2,
-            )
+        report = Report(
+            timeline, self._reuse.flags(timeline), self._reuse.why_plain(timeline), inputs=structure(inputs)
+        )
+        self._report = report
+        if report.why_plain:
+            _warn(f"{report.why_plain}. DeepCache(force=True) caches all the same.")
+
+    def _notice_repeated_steps(self, timestep: object) -> None:
+        """Panorama-like pipelines step several times at one timestep, each for another part of the picture."""
+        self._timestep = timestep
+        repeated = self.per_step is None and isinstance(timestep, torch.Tensor) and timestep is self._stepped
+        if repeated and not self._report.plain:
+            self.invalidate()
+            self._report.planned = [True] * len(self._report.planned)
+            self._report.why_plain = "the pipeline makes several scheduler steps at one timestep"
+            _warn(f"{self._report.why_plain}, so neighbouring evaluations are of different pictures.")
 
     def _stream(self) -> Stream | None:
         """The stream of this evaluation; None past ``MAX_STREAMS`` calls without a scheduler step."""
@@ -151,10 +173,12 @@ class Run:
             return False
         return not self._report.planned[self._index] and self._streams[self._calls].feature is not None
 
-    def _is_full(self, stream: Stream, made_for: object) -> bool:
+    def _is_full(self, stream: Stream, made_for: object, condition: int | None) -> bool:
         planned = self._report.planned
         beyond = self._index >= len(planned)
-        return beyond or planned[self._index] or stream.feature is None or stream.inputs != made_for
+        if beyond or planned[self._index] or stream.feature is None or stream.inputs != made_for:
+            return True
+        return condition != stream.condition and any(condition == s.condition for s in self._streams)
 
     def _fresh_views(self) -> Views:
         if self.views is None or not self.views.fingerprint.is_current():
@@ -180,6 +204,18 @@ def completed(inputs: dict) -> dict:
         return inputs
     down, mid = residuals.complete()
     return {**inputs, RESIDUALS: down, MID_RESIDUAL: mid}
+
+
+def _condition(inputs: dict) -> int | None:
+    """Where the condition of an evaluation lies in memory; tells streams apart without reading it."""
+    tensor = inputs.get("encoder_hidden_states")
+    if tensor is None:
+        tensor = inputs.get("class_labels")
+    return tensor.data_ptr() if type(tensor) is torch.Tensor else None
+
+
+def _warn(reason: str) -> None:
+    warnings.warn(f"unetaccel: caching is off for this call: {reason}", stacklevel=2)
 
 
 GIVEN = "given"

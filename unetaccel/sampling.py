@@ -13,7 +13,7 @@ from statistics import median
 import numpy as np
 import torch
 
-from .errors import SettingError
+from .errors import SettingError, check_count
 from .methods import Method
 from .patch import apply
 from .summary import Summary
@@ -30,7 +30,6 @@ SCHEDULERS = {
     "kdpm2": "KDPM2DiscreteScheduler",
     "kdpm2-a": "KDPM2AncestralDiscreteScheduler",
     "lcm": "LCMScheduler",
-    "lms": "LMSDiscreteScheduler",
     "pndm": "PNDMScheduler",
     "tcd": "TCDScheduler",
     "unipc": "UniPCMultistepScheduler",
@@ -49,9 +48,8 @@ class Settings:
     negative_prompt: str | None = None
 
     def __post_init__(self):
-        for name in ("steps", "batch"):
-            if getattr(self, name) < 1:
-                raise SettingError(f"{name}={getattr(self, name)}: {name} must be at least 1")
+        check_count("steps", self.steps)
+        check_count("batch", self.batch)
 
 
 def set_scheduler(pipe, name: str) -> None:

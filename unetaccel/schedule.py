@@ -26,7 +26,7 @@ def quad(T: int, interval: int, center: int, power: float) -> list[int]:
     points, ``power`` is lowered by 0.02 until ceil(T / interval) remain.
 
     Raises:
-        SettingError: no power above 1 gives as many distinct points.
+        SettingError: ``center`` outside 0..T-1, or no power above 1 gives as many distinct points.
     """
     return _powers(T, interval, center, power, lambda z, p: complex(z) ** (1 / p))
 
@@ -37,6 +37,8 @@ def quad_real(T: int, interval: int, center: int, power: float) -> list[int]:
 
 
 def _powers(T, interval, center, power, root) -> list[int]:
+    if not 0 <= center < T:
+        raise SettingError(f"the quad schedule's center={center} lies outside this call's {T} evaluations (0..{T - 1})")
     n = math.ceil(T / interval)
     p = power
     while p > 1:

@@ -46,7 +46,7 @@ class Summary:
             return "\n".join([*lines, "  no sampling call yet"])
         streams = f", {self.streams} streams" if self.streams > 1 else ""
         lines.append(f"  plan       {self.pattern}")
-        lines.append(f"  evaluations {self.full} full + {self.cached} cached{streams}")
+        lines.append(f"  calls      {self.full} full + {self.cached} cached{streams}")
         if self.plain_because:
             lines.append(f"  plain      {self.plain_because}")
         lines.append(f"  cache      {self.cached_bytes:,} bytes")
@@ -83,7 +83,7 @@ def summarize(engine: Engine) -> Summary:
         cached_macs_share=cost.share if cost else None,
         seconds_full=full,
         seconds_cached=cached,
-        plain_because=report.timeline.few_steps if report.plain else None,
+        plain_because=report.why_plain,
     )
 
 
@@ -92,6 +92,6 @@ def _cost(engine: Engine, inputs) -> CutCost | None:
     if inputs not in engine.costs:
         try:
             engine.costs[inputs] = next(cut_costs(engine.original, inputs, [engine.cut]))
-        except (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError, KeyError):
+        except Exception:  # whatever a strange model raises, the rest of the summary stands
             engine.costs[inputs] = None
     return engine.costs[inputs]

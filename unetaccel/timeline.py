@@ -30,7 +30,7 @@ class Timeline:
         if self.scheduler in DISTILLED:
             return f"{self.scheduler} is made for a few, very different steps"
         if self.evaluations <= FEW_STEPS:
-            return f"{self.evaluations} evaluations leave nothing alike to reuse"
+            return f"so few evaluations ({self.evaluations}) leave nothing alike to reuse"
         return None
 
 
@@ -46,6 +46,13 @@ def of_scheduler(scheduler, evaluations: int | None = None, stops_early: bool = 
     if begin is None:
         begin = 0 if stops_early else max(total - count, 0)
     return Timeline(count, _name(scheduler), lambda: _levels(scheduler, slice(begin, begin + count)))
+
+
+def of_denoising_end(scheduler, end: float) -> int:
+    """Evaluations of a call that stops at the share ``end`` of the noise levels, counted as SDXL pipelines count them."""
+    total = scheduler.config.num_train_timesteps
+    cutoff = round(total - end * total)
+    return sum(t >= cutoff for t in scheduler.timesteps.tolist())
 
 
 def of_steps(scheduler, steps: int) -> Timeline:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from .errors import UnsupportedModelError
 from .overlay import Fingerprint, copied_containers, overlay, refuse_replaced_forward
 from .skips import LAYER_LISTS, Skip, skip_table
 
@@ -31,7 +32,8 @@ class Port:
 class Tap(nn.Module):
     """Stands for the decoder block at the cut: writes its first input to the port, or replaces it from there.
 
-    The feature is copied either way, because blocks may edit their input in place (FreeU does).
+    The feature is copied either way, because blocks may edit their input in place (FreeU does), and detached:
+    no gradient flows from one evaluation to another.
     """
 
     def __init__(self, block: nn.Module, port: Port, reads: bool):
@@ -46,7 +48,7 @@ class Tap(nn.Module):
         if self.reads:
             hidden_states = self.port.feature.clone()
         else:
-            self.port.feature = hidden_states.clone()
+            self.port.feature = hidden_states.detach().clone()
         return self.block(hidden_states, *args, **kwargs)
 
 
@@ -142,19 +144,20 @@ def build_views(unet: nn.Module, b: int) -> Views:
         UnsupportedModelError: see ``skips.check_supported``; or a block was patched by another tool.
     """
     skip = skip_table(unet)[b]
-    paths = ["down_blocks.0", "up_blocks.0", f"up_blocks.{skip.up_block}.resnets"]
+    split = {f"up_blocks.{skip.up_block}": unet.up_blocks[skip.up_block]}
     if skip.block >= 0:
-        paths.append(f"down_blocks.{skip.block}.resnets")
-    containers = copied_containers(unet, paths)
+        split[f"down_blocks.{skip.block}"] = unet.down_blocks[skip.block]
+    lists = [f"{path}.{name}.0" for path, block in split.items() for name in LAYER_LISTS if getattr(block, name, None)]
+    containers = copied_containers(unet, ["down_blocks.0", "up_blocks.0", *lists])
     refuse_replaced_forward(containers[1:], {id(m): name for name, m in unet.named_modules()})
+    _refuse_hooks(split, skip)
     port, up = Port(), list(unet.up_blocks)
     entry, above = up[skip.up_block], up[skip.up_block + 1 :]
     head = [*up[: skip.up_block], *([_layers(entry, 0, skip.up_layer, "upsamplers")] if skip.up_layer else [])]
     tail = _layers(entry, skip.up_layer, None, None) if skip.up_layer else entry
     full = overlay(unet, {"up_blocks": nn.ModuleList([*head, Tap(tail, port, reads=False), *above])})
     down = encoder_through(unet, skip.block, skip.layer)
-    # T2I-Adapters add to a block's last layer: blocks that stop before it want no state.
-    whole = len(down) - (skip.block >= 0 and skip.layer < len(unet.down_blocks[skip.block].resnets) - 1)
+    whole = len(down) - (skip.block >= 0 and not _takes_adapter(unet.down_blocks[skip.block], skip.layer))
     cached = overlay(
         unet,
         {
@@ -164,6 +167,25 @@ def build_views(unet: nn.Module, b: int) -> Views:
         },
     )
     return Views(full, cached, port, skip, whole, Fingerprint(containers))
+
+
+def _takes_adapter(block: nn.Module, layer: int) -> bool:
+    """Whether a T2I-Adapter's state still enters a block that stops after ``layer``.
+
+    diffusers adds it to the last layer where there is cross attention, and else to what leaves the whole block.
+    """
+    after_last_layer = getattr(block, "has_cross_attention", False) or block.downsamplers is None
+    return layer >= len(block.resnets) - (1 if after_last_layer else 0)
+
+
+def _refuse_hooks(split: dict[str, nn.Module], skip: Skip) -> None:
+    """A block that runs in two parts would run its hooks twice, each time on half of what they expect."""
+    for path, block in split.items():
+        if block._forward_hooks or block._forward_pre_hooks:
+            raise UnsupportedModelError(
+                f"{path} has forward hooks, and cut {skip.b} may run this block in parts. Remove the hooks, "
+                "put them on the block's layers, or choose a cut in another block"
+            )
 
 
 def encoder_through(model: nn.Module, block: int, layer: int) -> list[nn.Module]:

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import warnings
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -21,15 +22,21 @@ app = typer.Typer(
 errors = Console(stderr=True)
 
 
-@app.callback()
-def _options(
-    version: bool = typer.Option(False, "--version", help="Show the version and stop.", is_eager=True),
-) -> None:
-    if version:
+def _show_version(wanted: bool) -> None:
+    if wanted:
         from .. import __version__
 
         typer.echo(__version__)
         raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and stop.", is_eager=True, callback=_show_version)
+    ] = False,
+) -> None:
+    """Make pretrained diffusion U-Nets faster, without retraining them."""
 
 
 def main() -> None:
@@ -39,10 +46,13 @@ def main() -> None:
     _quiet()
     try:
         app()
-    except (UnetAccelError, OSError, ValueError) as error:
+    except Exception as error:  # for a user, even a bug is better told in a line than in a traceback
         if os.environ.get("UNETACCEL_TRACEBACK"):
             raise
-        errors.print(f"[bold red]error:[/] {_one_line(error)}", highlight=False, soft_wrap=True)
+        text = _one_line(error)
+        if not isinstance(error, UnetAccelError):
+            text = f"{type(error).__name__}: {text} [dim](UNETACCEL_TRACEBACK=1 shows where)[/]"
+        errors.print(f"[bold red]error:[/] {text}", highlight=False, soft_wrap=True)
         sys.exit(1)
 
 

@@ -33,7 +33,7 @@ def inspect_command(
     """List a U-Net's skips: where each is made, and per cut the share of work left and the speedup it allows."""
     from ..inspection import caption_tokens, inspect_unet, unet_without_weights
 
-    size = options.size(latent)
+    size = options.size(latent, "--latent")
     unet, name = unet_without_weights(model)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("counting")
@@ -51,7 +51,7 @@ def inspect_command(
 def _print(found) -> None:
     data = found.as_dict()
     height, width = data["size"]
-    title = f"{data['model']}: batch {data['batch']}, input {height}x{width}, {data['full_macs'] / 1e9:.4g} GMACs a full step"
+    title = f"{data['model']}: batch {data['batch']}, input {height}x{width}, {data['tokens']} tokens, {data['full_macs'] / 1e9:.4g} GMACs a full step"
     table = Table(box=box.SIMPLE_HEAD, title=title, padding=(0, 1, 0, 0), pad_edge=False)
     for name in ("cut", "skip from", "enters", "F", "step", "cache"):
         table.add_column(name, justify="left" if name in ("skip from", "enters") else "right", no_wrap=True)

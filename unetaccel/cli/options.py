@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import tempfile
 from enum import Enum
 from pathlib import Path
 
@@ -29,6 +30,9 @@ class Dtype(str, Enum):
     @property
     def torch(self) -> torch.dtype:
         return getattr(torch, self.value)
+
+
+MAX_SEEDS = 100_000
 
 
 def deepcache(text: str) -> DeepCache:
@@ -74,20 +78,21 @@ def seeds(text: str) -> list[int]:
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise SettingError(f"--seed {text!r}: expected numbers such as 0, 0,5,7 or 0-3")
-        found += range(int(first), int(last if dash else first) + 1)
-    if not found:
-        raise SettingError(f"--seed {text!r}: the range is empty")
+        low, high = int(first), int(last if dash else first)
+        if not low <= high < 2**63 or high - low >= MAX_SEEDS:
+            raise SettingError(f"--seed {text!r}: a range goes up, below 2^63, with at most {MAX_SEEDS:,} seeds")
+        found += range(low, high + 1)
     return found
 
 
-def size(text: str | None) -> tuple[int, int] | None:
+def size(text: str | None, option: str = "--size") -> tuple[int, int] | None:
     """``"512"`` or ``"512x768"`` (height x width)."""
     if text is None:
         return None
-    height, _, width = text.partition("x")
-    if not height.isdecimal() or not (width or height).isdecimal() or int(height) < 1:
-        raise SettingError(f"--size {text!r}: expected pixels such as 512, or height x width such as 512x768")
-    return int(height), int(width or height)
+    sides = text.split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+        raise SettingError(f"{option} {text!r}: expected pixels such as 512, or height x width such as 512x768")
+    return int(sides[0]), int(sides[-1])
 
 
 def device(text: str) -> torch.device:
@@ -96,17 +101,37 @@ def device(text: str) -> torch.device:
         text = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         chosen = torch.device(text)
-    except RuntimeError as error:
-        raise SettingError(f"--device {text!r} is not a device; examples: cpu, cuda, cuda:1, mps") from error
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}.get(chosen.type, True)
-    if not there:
-        raise SettingError(f"--device {text!r}: this machine or this build of torch has no {chosen.type} device")
+        torch.zeros(1, device=chosen).sum().item()
+    except Exception as error:  # a name that torch does not know, or a device that is not here
+        raise SettingError(
+            f"--device {text!r} cannot be used here ({str(error).splitlines()[0]}); examples: auto, cpu, cuda, cuda:1, mps"
+        ) from error
     return chosen
+
+
+def writable(out: Path, images: Path | None) -> None:
+    """Raise before the work rather than after it if the results could not be written."""
+    if out.suffix.lower() != ".png":
+        raise SettingError(f"--out {str(out)!r}: the grid is a PNG, so the name must end in .png")
+    for option, path, folder in (("--out", out, out.parent), ("--images", images, images)):
+        if path is None:
+            continue
+        try:
+            if option == "--out" and path.is_dir():
+                raise IsADirectoryError("it is a directory")
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise SettingError(f"{option} {str(path)!r} cannot be written: {error.strerror or error}") from error
 
 
 def prompts(given: list[str], file: Path | None) -> list[str]:
     """Prompts from the arguments and from the lines of a file."""
-    lines = file.read_text(encoding="utf-8").splitlines() if file else []
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines() if file else []
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingError(f"--prompts {str(file)!r} cannot be read as text: {error}") from error
     found = [*given, *(line.strip() for line in lines if line.strip())]
     if file and not found:
         raise SettingError(f"{str(file)!r} holds no prompt: write one per line")

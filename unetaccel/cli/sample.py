@@ -5,14 +5,16 @@ from __future__ import annotations
 import inspect
 import json
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from . import options
+from . import grid, options
 from .app import app
 from .options import Dtype, Format
 
@@ -29,7 +31,10 @@ def sample_command(
     seed: Annotated[str, typer.Option(help="Seeds: 0, 0,5,7 or 0-3; every prompt is sampled with each.")] = "0",
     steps: Annotated[int, typer.Option(help="Inference steps.")] = 20,
     scheduler: Annotated[
-        str | None, typer.Option(help="ddim, dpm++, euler, euler-a, heun, unipc, ... [default: the pipeline's]")
+        str | None,
+        typer.Option(
+            help="ddim, ddpm, deis, dpm++, dpm++-single, euler, euler-a, heun, kdpm2, kdpm2-a, lcm, pndm, tcd, unipc [default: the pipeline's]"
+        ),
     ] = None,
     guidance: Annotated[
         float | None, typer.Option(help="Guidance scale [default: 3 for the demo, else the pipeline's].")
@@ -39,7 +44,9 @@ def sample_command(
     batch: Annotated[int, typer.Option(help="Images per pipeline call.")] = 8,
     dtype: Annotated[Dtype, typer.Option(help="Floating-point type.")] = Dtype.float32,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    deepcache: Annotated[str | None, typer.Option(help="Apply DeepCache, for example interval=3,cut=1.")] = None,
+    deepcache: Annotated[
+        str | None, typer.Option(help="Apply DeepCache: interval=3,cut=1,schedule=quad, ... (lists: schedule=0+3+9).")
+    ] = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="Sample plainly too, side by side, and time both.")
     ] = False,
@@ -49,17 +56,16 @@ def sample_command(
     format: Annotated[Format, typer.Option(help="How results are printed.")] = Format.text,
 ) -> None:
     """Sample a grid of pictures, with DeepCache if asked, and say what it saved and what it changed."""
+    from ..demo.pipeline import GUIDANCE
     from ..errors import SettingError
     from ..sampling import Settings, set_scheduler
 
     methods = (options.deepcache(deepcache),) if deepcache is not None else ()
     if compare and not methods:
         raise SettingError("--compare needs a method to compare with: add --deepcache interval=3,cut=0")
-    if out.suffix.lower() != ".png":
-        raise SettingError(f"--out {str(out)!r}: the grid is a PNG, so the name must end in .png")
-    out.parent.mkdir(parents=True, exist_ok=True)  # before the work, so that nothing is lost to a wrong path
+    options.writable(out, images)
     chosen, seeds, pixels = options.prompts(prompt or [], prompts), options.seeds(seed), options.size(size)
-    settings = Settings(steps, guidance if guidance is not None or model else 3.0, pixels, batch, negative)
+    settings = Settings(steps, guidance if guidance is not None or model else GUIDANCE, pixels, batch, negative)
     place = options.device(device)
     console = Console(stderr=format is Format.json)
     with console.status("loading the pipeline"):
@@ -68,8 +74,11 @@ def sample_command(
         set_scheduler(pipe, scheduler)
     pairs = [(p, s) for p in chosen for s in seeds]
     jobs = [p for p, _ in pairs], [s for _, s in pairs]
-    result = _compare if compare else _sample
-    result(pipe, methods, jobs, settings, out, images, console, format, repeats)
+    output = Output(out, images, console, format)
+    if compare:
+        _compare(pipe, methods, jobs, settings, repeats, output)
+    else:
+        _sample(pipe, methods, jobs, settings, output)
 
 
 def _load(model, prompts, dtype, device):
@@ -87,53 +96,72 @@ def _load(model, prompts, dtype, device):
     return pipe, prompts or [""] * SHOWN
 
 
-def _sample(pipe, methods, jobs, settings, out, images, console, format, repeats):
+@dataclass(frozen=True)
+class Output:
+    """Where pictures and numbers go."""
+
+    grid: Path
+    folder: Path | None
+    console: Console
+    format: Format
+
+    def say(self, text: object) -> None:
+        self.console.print(text, highlight=False, soft_wrap=True)
+
+    def write(self, variants: dict[str, np.ndarray], titles: list[str] | None = None) -> None:
+        """The grid, and the single pictures with their variant's prefix."""
+        grid.write_grid(self.grid, list(variants.values()), titles)
+        if self.folder is None:
+            return
+        for prefix, pictures in variants.items():
+            for i, picture in enumerate(pictures):
+                grid.to_image(picture).save(self.folder / f"{prefix}{i:04d}.png")
+
+
+def _sample(pipe, methods, jobs, settings, output: Output) -> None:
     from .. import apply
     from ..sampling import sample
-    from . import grid
 
     with apply(pipe, *methods) if methods else nullcontext() as handle:
         if handle:
-            console.print(f"plan  {handle.plan(settings.steps)}  cut {handle.cut}", highlight=False)
-        with _progress(console, _total(pipe, jobs, settings, 1)) as on_step:
+            output.say(f"plan  {handle.plan(settings.steps)}  cut {handle.cut}")
+        with _progress(_steps(jobs, settings)) as on_step:
             pictures = sample(pipe, *jobs, settings, on_step)
         summary = handle.summary() if handle else None
-    grid.write_grid(out, [pictures])
-    _write_images(images, {"": pictures})
-    if format is Format.json:
-        typer.echo(json.dumps({"out": str(out), "images": len(pictures), "summary": summary and summary.as_dict()}))
+    output.write({"": pictures})
+    if output.format is Format.json:
+        summary = summary and summary.as_dict()
+        typer.echo(json.dumps({"out": str(output.grid), "images": len(pictures), "summary": summary}))
         return
     if summary:
-        console.print(summary, highlight=False, soft_wrap=True)
-    console.print(f"wrote {out} ({len(pictures)} images)", highlight=False, soft_wrap=True)
+        output.say(summary)
+        if len(pictures) > settings.batch:
+            output.say("  (of the last of several pipeline calls)")
+    output.say(f"wrote {output.grid} ({len(pictures)} images)")
 
 
-def _compare(pipe, methods, jobs, settings, out, images, console, format, repeats):
+def _compare(pipe, methods, jobs, settings, repeats: int, output: Output) -> None:
     from .. import apply
     from ..environment import environment
     from ..sampling import compare
-    from . import grid
 
     with apply(pipe, *methods) as handle:
-        console.print(f"plan  {handle.plan(settings.steps)}  cut {handle.cut}", highlight=False)
-    with _progress(console, _total(pipe, jobs, settings, 3, repeats)) as on_step:
+        output.say(f"plan  {handle.plan(settings.steps)}  cut {handle.cut}")
+    with _progress(2 * _steps(jobs, settings) + 2 * repeats * settings.steps) as on_step:  # the rival is shorter
         result = compare(pipe, methods, *jobs, settings, repeats, on_step)
-    columns = [f"plain, {settings.steps}", "cached", f"plain, {result.rival_steps}"]
-    grid.write_grid(out, [result.plain, result.cached, result.rival], columns)
-    _write_images(images, {"plain-": result.plain, "cached-": result.cached, "rival-": result.rival})
-    if format is Format.json:
+    titles = [f"plain, {settings.steps}", "cached", f"plain, {result.rival_steps}"]
+    output.write({"plain-": result.plain, "cached-": result.cached, "rival-": result.rival}, titles)
+    numbers = result.as_dict()
+    if output.format is Format.json:
         job = {"prompts": jobs[0], "seeds": jobs[1], "steps": settings.steps, "guidance": settings.guidance}
         machine = environment(pipe.unet.device)
-        typer.echo(json.dumps({"out": str(out), "environment": machine, "job": job, **result.as_dict()}))
+        typer.echo(json.dumps({"out": str(output.grid), "environment": machine, "job": job, **numbers}))
         return
-    numbers = result.as_dict()
     rival = numbers["equal_macs_plain_run"]
-    console.print(result.summary, highlight=False, soft_wrap=True)
-    console.print(_row("cached", numbers["psnr_db"], numbers["speedup"]), highlight=False)
-    console.print(_row(f"plain, {rival['steps']} steps", rival["psnr_db"], rival["speedup"]), highlight=False)
-    console.print(
-        f"wrote {out}: for each prompt plain, cached, and plain at equal MACs", highlight=False, soft_wrap=True
-    )
+    output.say(result.summary)
+    output.say(_row("cached", numbers["psnr_db"], numbers["speedup"]))
+    output.say(_row(f"plain, {rival['steps']} steps", rival["psnr_db"], rival["speedup"]))
+    output.say(f"wrote {output.grid}: for each prompt plain, cached, and plain at equal MACs")
 
 
 def _row(name: str, psnr: dict, speed: dict) -> str:
@@ -142,25 +170,13 @@ def _row(name: str, psnr: dict, speed: dict) -> str:
     return f"  {name:<16} {median} dB to the plain run ({low} to {high}), {pace}"
 
 
-def _total(pipe, jobs, settings, ways: int, repeats: int = 0) -> int | None:
-    """Scheduler steps of the whole job, roughly; only the rival's share is unknown beforehand."""
-    batches = -(-len(jobs[0]) // settings.batch)
-    return settings.steps * (batches * min(ways, 2) + repeats * 2)
+def _steps(jobs, settings) -> int:
+    """Scheduler steps of sampling all jobs once."""
+    return settings.steps * -(-len(jobs[0]) // settings.batch)
 
 
 @contextmanager
-def _progress(console: Console, total: int):
+def _progress(total: int):
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("sampling", total=total)
         yield lambda: progress.advance(task)
-
-
-def _write_images(folder: Path | None, groups: dict) -> None:
-    if folder is None:
-        return
-    from . import grid
-
-    folder.mkdir(parents=True, exist_ok=True)
-    for prefix, pictures in groups.items():
-        for i, picture in enumerate(pictures):
-            grid.to_image(picture).save(folder / f"{prefix}{i:04d}.png")

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 WEIGHTS = Path(__file__).parent / "weights"
-STEPS, GUIDANCE = 20, 3.0
-"""The settings at which the model card's figures hold."""
+GUIDANCE = 3.0
+"""The guidance scale at which the model card's figures hold."""
 
 
 def load_pipeline(dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"):

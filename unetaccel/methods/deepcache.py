@@ -5,7 +5,8 @@ Ma, Fang, Wang: "DeepCache: Accelerating Diffusion Models for Free", CVPR 2024, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -27,8 +28,8 @@ class DeepCache(Method):
             decoder and one encoder layer more. Also ``"auto"`` (the deepest cut whose cached evaluation costs
             at most a tenth of a full one), ``"paper:m"``, ``"helper:i"`` or a decoder layer's path.
         schedule: ``"uniform"``, ``"quad"`` (equation 7 as released), ``"quad_real"``, a list of full
-            evaluations, or a rule ``(i, timestep, sigma, T) -> bool`` asked for each evaluation before the
-            first one runs (timestep and sigma are None outside a pipeline).
+            evaluations, or a rule ``(i, timestep, sigma, T) -> bool`` asked before the first evaluation
+            runs, for each that nothing else makes full (timestep and sigma are None outside a pipeline).
         center, power: of the quads: the evaluation around which they are dense (default 0.3 of the run, the
             paper's 15 of 50), and how strongly (above 1; the paper uses 1.2 to 1.5).
         start, end: evaluations outside this window are full; ints are indices, floats shares of the run.
@@ -54,6 +55,10 @@ class DeepCache(Method):
     role: ClassVar[str] = "reuse"
     headline: ClassVar[tuple[str, ...]] = ("interval", "cut")
 
+    def why_plain(self, timeline: Timeline) -> str | None:
+        """Why a call on this timeline is kept plain though caching was asked for, or None."""
+        return None if self.force or self.interval == 1 else timeline.few_steps
+
     def flags(self, timeline: Timeline) -> list[bool]:
         """One flag per evaluation of ``timeline``, true where it is full.
 
@@ -61,7 +66,7 @@ class DeepCache(Method):
             SettingError: the schedule does not fit that many evaluations.
         """
         T = timeline.evaluations
-        if timeline.few_steps and not self.force:
+        if self.why_plain(timeline):
             return [True] * T
         return schedules.flags(T, self._full(timeline), self.start, self.end, self.warmup, self.tail)
 
@@ -80,8 +85,9 @@ class DeepCache(Method):
         return quad(T, self.interval, center, self.power)
 
     def __post_init__(self):
-        if isinstance(self.schedule, Sequence) and not isinstance(self.schedule, str):
-            object.__setattr__(self, "schedule", tuple(self.schedule))  # hashable, and the caller's list stays theirs
+        if not isinstance(self.schedule, str) and isinstance(self.schedule, Iterable):
+            # A tuple is hashable, and the caller's list or array stays theirs.
+            object.__setattr__(self, "schedule", tuple(getattr(self.schedule, "tolist", lambda: self.schedule)()))
         super().__post_init__()
         if type(self.start) is type(self.end) and self.start > self.end:
             raise SettingError(f"DeepCache(start={self.start}, end={self.end}): start must not lie after end")
@@ -98,15 +104,15 @@ class DeepCache(Method):
         """'uniform', 'quad', 'quad_real', a list of evaluation indices, or a rule (i, timestep, sigma, T) -> bool"""
         if isinstance(value, tuple):
             return all(is_int(i, 0) for i in value)
-        return callable(value) or value in schedules.NAMES
+        return callable(value) or (isinstance(value, str) and value in schedules.NAMES)
 
     def _check_center(self, value):
         """an evaluation index, a share of the run between 0.0 and 1.0, or None"""
         return value is None or is_point(value)
 
     def _check_power(self, value):
-        """a number above 1"""
-        return isinstance(value, int | float) and value > 1
+        """a finite number above 1"""
+        return isinstance(value, int | float) and 1 < value < math.inf
 
     def _check_start(self, value):
         """an evaluation index, or a share of the run between 0.0 and 1.0"""
@@ -119,3 +125,7 @@ class DeepCache(Method):
         return is_int(value, 0)
 
     _check_tail = _check_warmup
+
+    def _check_force(self, value):
+        """True or False"""
+        return isinstance(value, bool)

@@ -44,7 +44,7 @@ def assemble(out: Path, n: int = 500, seeds: tuple[int, ...] = (0, 1, 2), steps:
                 flush=True,
             )
     (out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
-    (out / "MODEL_CARD.md").write_text(model_card(json.loads((out / "curve.json").read_text()), figures))
+    (out / "MODEL_CARD.md").write_text(model_card(json.loads((out / "curve.json").read_text()), figures, n))
     return folder
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 
 from ..labels import LabelNet, read_correctly
+from ..pipeline import GUIDANCE
 from ..scenes import sample_scenes
 
 
 def accuracy(
-    pipe, net: LabelNet, n: int = 500, steps: int = 20, guidance: float = 3.0, seed: int = 0, batch: int = 50
+    pipe, net: LabelNet, n: int = 500, steps: int = 20, guidance: float = GUIDANCE, seed: int = 0, batch: int = 50
 ) -> tuple[dict[str, float], torch.Tensor]:
     """Shares of right labels (see ``read_correctly``) over ``n`` held-out captions, and the images (n, 3, 32, 32)."""
     scenes = sample_scenes(n, seed=seed, held_out=True)
