@@ -107,6 +107,7 @@ ERRORS = {
     "unknown schedule": (["sample", "--deepcache", "schedule=cosine"], "schedule must be 'uniform', 'quad'"),
     "missing folder": (["sample", "--model", "./nowhere"], "no folder 'nowhere'"),
     "unknown scheduler": (["sample", "--scheduler", "magic"], "unknown scheduler 'magic'; known: ddim"),
+    "unknown spacing": (["sample", "--spacing", "wide"], "unknown spacing 'wide'; known: leading"),
     "no device": (["sample", "--device", "warp"], "--device 'warp' cannot be used here"),
     "bad seed": (["sample", "--seed", "one"], "expected numbers such as 0, 0,5,7 or 0-3"),
     "bad size": (["sample", "--size", "big"], "expected pixels such as 512"),

@@ -162,5 +162,5 @@ def _recommend(timeline, costs: tuple[CutCost, ...]) -> tuple[str | None, str]:
     reason = "the deepest cut that costs at most a tenth" if share <= AUTO_SHARE else "every deeper cut costs far more"
     return (
         f"DeepCache(interval={interval}, cut={cut})",
-        f"{pace}; cut {cut} is {reason} ({share:.1%}); the U-Net's MACs allow {ceiling:.2f}x",
+        f"{pace}; cut {cut}: {reason} ({share:.1%} there); the U-Net's MACs allow {ceiling:.2f}x",
     )

@@ -16,7 +16,7 @@ from .loading import local_folder
 from .shapes import SHAPES, build_shape
 from .skips import UNETS, Skip, skip_table
 
-INTERVALS = (2, 3, 5, 10)
+INTERVALS = (2, 3, 5)
 
 
 @dataclass(frozen=True)

@@ -52,18 +52,28 @@ class Settings:
         check_count("batch", self.batch)
 
 
-def set_scheduler(pipe, name: str) -> None:
+SPACINGS = ("leading", "linspace", "trailing")
+
+
+def set_scheduler(pipe, name: str | None = None, spacing: str | None = None) -> None:
     """Give ``pipe`` the scheduler of this short or class name, with its present configuration.
 
+    Args:
+        name: a key or value of ``SCHEDULERS``; None keeps the kind.
+        spacing: diffusers' ``timestep_spacing``; None keeps the configured one.
+
     Raises:
-        SettingError: the name is not known.
+        SettingError: the name or the spacing is not known.
     """
+    if spacing not in (None, *SPACINGS):
+        raise SettingError(f"unknown spacing {spacing!r}; known: {', '.join(SPACINGS)}")
     import diffusers
 
-    known = {**SCHEDULERS, **{v: v for v in SCHEDULERS.values()}}
+    known = {**SCHEDULERS, **{v: v for v in SCHEDULERS.values()}, None: type(pipe.scheduler).__name__}
     if name not in known:
         raise SettingError(f"unknown scheduler {name!r}; known: {', '.join(SCHEDULERS)}, or their class names")
-    pipe.scheduler = getattr(diffusers, known[name]).from_config(pipe.scheduler.config)
+    changes = {} if spacing is None else {"timestep_spacing": spacing}
+    pipe.scheduler = getattr(diffusers, known[name]).from_config(pipe.scheduler.config, **changes)
 
 
 def sample(pipe, prompts: list[str], seeds: list[int], settings: Settings, on_step: Callable[[], None] | None = None):

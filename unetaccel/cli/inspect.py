@@ -53,7 +53,7 @@ def _print(found) -> None:
     height, width = data["size"]
     title = f"{data['model']}: batch {data['batch']}, input {height}x{width}, {data['tokens']} tokens, {data['full_macs'] / 1e9:.4g} GMACs a full step"
     table = Table(box=box.SIMPLE_HEAD, title=title, padding=(0, 1, 0, 0), pad_edge=False)
-    for name in ("cut", "skip from", "enters", "F", "step", "cache"):
+    for name in ("cut", "skip from", "skip", "enters", "F", "step", "cache"):
         table.add_column(name, justify="left" if name in ("skip from", "enters") else "right", no_wrap=True)
     for interval in data["cuts"][0]["ceiling"]:
         table.add_column(f"x{interval}", justify="right", no_wrap=True)
@@ -61,8 +61,9 @@ def _print(found) -> None:
         table.add_row(
             f"{row['b']}{'*' if row['b'] == data['auto_cut'] else ' '}",
             _short(row["source"]),
+            f"{row['channels']}x{row['height']}x{row['width']}",
             _short(row["entry"]),
-            f"{row['feature_channels']}x{row['height']}x{row['width']}",
+            str(row["feature_channels"]),
             f"{row['cached_share']:.1%}",
             f"{row['cached_bytes'] / 2**20:.3g}M",
             *(f"{v:.2f}" for v in row["ceiling"].values()),
@@ -70,7 +71,7 @@ def _print(found) -> None:
     console = Console()
     console.print(table)
     console.print(
-        "* what cut='auto' takes. step: MACs of a cached step, as a share of a full one. cache: MiB of F. "
+        "* what cut='auto' takes. skip: channels x size; F: channels, of the same size. step: MACs of a cached step, as a share of a full one. cache: MiB of F. "
         "xN: the U-Net's speedup that the MACs allow at interval N.",
         highlight=False,
     )

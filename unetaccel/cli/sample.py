@@ -36,6 +36,7 @@ def sample_command(
             help="ddim, ddpm, deis, dpm++, dpm++-single, euler, euler-a, heun, kdpm2, kdpm2-a, lcm, pndm, tcd, unipc [default: the pipeline's]"
         ),
     ] = None,
+    spacing: Annotated[str | None, typer.Option(help="Timestep spacing: leading, linspace or trailing.")] = None,
     guidance: Annotated[
         float | None, typer.Option(help="Guidance scale [default: 3 for the demo, else the pipeline's].")
     ] = None,
@@ -70,8 +71,8 @@ def sample_command(
     console = Console(stderr=format is Format.json)
     with console.status("loading the pipeline"):
         pipe, chosen = _load(model, chosen, dtype, place)
-    if scheduler is not None:
-        set_scheduler(pipe, scheduler)
+    if scheduler is not None or spacing is not None:
+        set_scheduler(pipe, scheduler, spacing)
     pairs = [(p, s) for p in chosen for s in seeds]
     jobs = [p for p, _ in pairs], [s for _, s in pairs]
     output = Output(out, images, console, format)

@@ -21,7 +21,9 @@ Shapes: circle, square, triangle, cross, ring. Colours: red, orange, yellow, gre
 black, white, gray, brown. Single shapes are small or large; pairs are left of, right of, above or below. One caption in
 eight, by a hash of its labels, is held out: never drawn in training, and the only ones used for the figures below.
 
-**Intended settings**: 20 DDIM steps, guidance 3.
+**Intended settings**: 20 DDIM steps, guidance 3. Heun and KDPM2 ancestral need `timestep_spacing="leading"`
+(`unetaccel sample --scheduler heun --spacing leading`): with trailing timesteps their first step starts at sigma 20,000,
+from which a second-order step does not come back.
 
 ## Figures
 
