@@ -2,6 +2,7 @@
 
 import copy
 import json
+import pickle
 
 import pytest
 import torch
@@ -129,12 +130,11 @@ def test_the_accelerated_unet_is_the_same_kind_of_thing(tiny, tmp_path):
     assert index["unet"] == ["diffusers", "UNet2DConditionModel"]
 
 
-def test_copies_and_pickles_are_plain(tiny, tmp_path):
+def test_copies_and_pickles_are_plain(tiny):
     unet = tiny.unet()
     accelerated = unetaccel.apply(unet, DeepCache()).unet
     assert type(copy.deepcopy(accelerated)) is UNet2DConditionModel
-    torch.save(accelerated, tmp_path / "unet.pt")
-    assert type(torch.load(tmp_path / "unet.pt", weights_only=False)) is UNet2DConditionModel
+    assert type(pickle.loads(pickle.dumps(accelerated))) is UNet2DConditionModel
 
 
 def test_what_users_do_to_the_accelerated_unet_happens_to_theirs(tiny):
