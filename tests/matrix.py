@@ -14,21 +14,33 @@ from pathlib import Path
 BEGIN, END = "<!-- matrix:begin -->", "<!-- matrix:end -->"
 EXACT = "every cut: full view = original, cached step on the same inputs = full step, bit for bit"
 CYCLE = "interval 1 = plain bits; planned pattern counted by hooks; removal exact"
-REFUSED = "refused by name, with the reason"
+REFUSED = "the message names it and the way out"
 
-RULES = [  # file, test, group, how it is shown; {} is the test's parameter
+REMOVED = "three calls equal, pattern right, removal exact; real hooks, with the CPU in both roles"
+COUNTED = "graphs counted by the compiler's backend; outputs equal eager ones"
+
+RULES = [  # file, test, group, how it is shown; the parts in brackets make the label
     ("test_views", r"test_every_cut_of_every_architecture\[(.+)-\d+\]", "U-Nets", EXACT),
     ("test_pipelines", r"test_pipelines\[(.+)\]", "Pipelines", CYCLE),
-    ("test_video", r"test_(.+)", "Pipelines", CYCLE),
-    ("test_schedulers", r"test_every_scheduler\[(.+?)-\d+\]", "Schedulers", "pattern = evaluations counted by hooks at 8 and 20 steps; two calls identical"),
+    ("test_video", r"test_(.+)", "Video pipelines", CYCLE),
+    (
+        "test_schedulers",
+        r"test_every_scheduler\[(.+?)-\d+\]",
+        "Schedulers",
+        "8 and 20 steps: planned = evaluations by hooks",
+    ),
     ("test_addons", r"test_(.+)", "Add-ons", "same as doing it first and applying afterwards"),
+    ("test_controlnet", r"test_(equal_to_running_in_full)\[.+\]", "ControlNet does less", "bit for bit as run in full"),
     ("test_controlnet", r"test_(.+)", "ControlNet does less", "bit for bit as run in full"),
-    ("test_offload", r"test_(?!group)(.+)", "Offload and casting", "three calls equal, pattern right, removal exact; CPU in both roles"),
-    ("test_offload", r"test_(group.+)", "Offload and casting", REFUSED),
-    ("test_compile", r"test_(.+)", "Compile and export", "graphs counted by the backend"),
-    ("test_pipelines", r"test_(.*(?:refused|plain_and_say).*)", "Refused, or plain with a warning", REFUSED),
-    ("test_restore", r"test_(.*refused.*)", "Refused, or plain with a warning", REFUSED),
-]  # fmt: skip
+    ("test_offload", r"test_(group.+)", "Refused by name", REFUSED),
+    ("test_offload", r"test_repeated_calls_.+\[(.+)\]", "Offload and casting", REMOVED),
+    ("test_offload", r"test_(sequential_offload|hooks).*(\[.+\])", "Offload and casting", REMOVED),
+    ("test_compile", r"test_every_kind_of_unet_is_(one_graph_per_view)(\[.+\])", "Compile and export", COUNTED),
+    ("test_compile", r"test_(.*refused.*)", "Refused by name", REFUSED),
+    ("test_compile", r"test_(.+)", "Compile and export", COUNTED),
+    ("test_pipelines", r"test_(.*(?:refused|plain_and_say).*)", "Refused by name", REFUSED),
+    ("test_restore", r"test_(.*refused.*)", "Refused by name", REFUSED),
+]
 
 
 def pytest_addoption(parser):
@@ -54,7 +66,7 @@ class Matrix:
         for where, pattern, group, how in RULES:
             found = re.fullmatch(pattern, test) if Path(file).stem == where else None
             if found and "bites" not in test:  # checks of the checks are no cells
-                self.rows[group, how][_label(found.group(1))].append(report.passed)
+                self.rows[group, how][_label("".join(found.groups()))].append(report.passed)
                 return
 
     def pytest_sessionfinish(self):
