@@ -7,6 +7,7 @@ from diffusers import ControlNetModel
 import unetaccel
 from unetaccel import DeepCache
 from unetaccel.controlnet import truncated
+from unetaccel.timeline import Timeline
 
 
 def options(count: int) -> dict:
@@ -102,6 +103,28 @@ def test_a_forced_full_evaluation_gets_all_residuals(tiny):
         ours = tiny.call(pipe, **extra)
         assert handle.summary().pattern == "F...FF...."
         assert torch.equal(ours, in_full(pipe, lambda: tiny.call(pipe, **extra)))
+
+
+def test_a_call_that_turns_plain_gets_all_residuals(tiny):
+    """The ControlNet was shortened before the U-Net noticed that the pipeline steps twice at one timestep."""
+    pipe = tiny.controlnet_pipe()
+    unet, net = pipe.unet, pipe.controlnet
+    t, text, image = torch.tensor(500), torch.ones(1, 7, 32), torch.rand(1, 3, 128, 128)
+
+    def evaluate(unet, net, x):
+        down, mid = net(x, t, text, controlnet_cond=image, return_dict=False)
+        residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
+        return len(down), unet(x, t, text, **residuals, return_dict=False)[0]
+
+    handle = unetaccel.apply(pipe, DeepCache(interval=3, cut=1))
+    with handle._engine.run(lambda: Timeline(6)) as run:
+        evaluate(pipe.unet, pipe.controlnet, torch.ones(1, 4, 16, 16))
+        run.step()
+        with pytest.warns(UserWarning, match="several scheduler steps"):
+            shortened, ours = evaluate(pipe.unet, pipe.controlnet, torch.zeros(1, 4, 16, 16))
+    whole, expected = evaluate(unet, net, torch.zeros(1, 4, 16, 16))
+    assert (shortened, whole) == (2, 9)
+    assert torch.equal(ours, expected)
 
 
 def test_control_that_starts_and_stops(tiny):

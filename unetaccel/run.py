@@ -104,6 +104,7 @@ class Run:
         """Free the features; ``report`` stays."""
         self.closed = True
         self._streams = []
+        self._timestep = self._stepped = None
 
     @property
     def report(self) -> Report | None:
