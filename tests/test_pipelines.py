@@ -120,14 +120,12 @@ STRANGERS = [
     "StableCascadeUNet",
     "UVit2DModel",
     "UNetControlNetXSModel",
-    "DreamLiteUNetModel",
+    *(["DreamLiteUNetModel"] if hasattr(diffusers, "DreamLiteUNetModel") else []),  # newer than our lowest diffusers
 ]
 
 
 @pytest.mark.parametrize("name", STRANGERS)
 def test_other_unets_are_refused_by_name(name):
-    if not hasattr(diffusers, name):
-        pytest.skip("not in this diffusers")
     with torch.device("meta"):
         unet = getattr(diffusers, name)()
     with pytest.raises(

@@ -6,18 +6,14 @@ The pattern is counted by hooks on the model.
 import diffusers
 import pytest
 import torch
+from pipeline_cases import PLANNED, STEPS, normal, spied
 from torch import nn
 
 import unetaccel
 from unetaccel import DeepCache
 
-STEPS, FRAMES = 7, 3
-PLANNED = "F..F..F"
+FRAMES = 3
 ANIMATEDIFF = dict(text_encoder=None, tokenizer=None, feature_extractor=None, image_encoder=None)
-
-
-def normal(*shape, seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def awake(module: nn.Module) -> nn.Module:
@@ -53,15 +49,6 @@ def sampler(pipe, **options):
         return pipe(generator=torch.Generator().manual_seed(0), **{**usual, **options})[0]
 
     return call
-
-
-def spied(tiny, pipe, call) -> tuple[torch.Tensor, str]:
-    spy = tiny.Spy(pipe.unet)
-    try:
-        result = call()
-    finally:
-        pattern = spy.stop()
-    return result, pattern
 
 
 def check(tiny, pipe, call, expected: str = PLANNED, cuts: tuple[int, ...] = (1, 3)) -> None:
