@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +11,6 @@ from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline, S
 
 from unetaccel.demo.pipeline import load_pipeline
 from unetaccel.demo.scenes import sample_scenes
-from unetaccel.overlay import has_foreign_forward
 from unetaccel.shapes import build_shape
 
 
@@ -88,20 +86,3 @@ def build(name: str, scale: float, device: str, dtype: torch.dtype, batch: int) 
     pipe.set_progress_bar_config(disable=True)
     side = 8 * unet.config.sample_size
     return Job(pipe, {**embeds, "height": side, "width": side, "output_type": "latent"}, batch)
-
-
-@contextmanager
-def official(pipe, interval: int, branch: int) -> Iterator[None]:
-    """DeepCache 0.1.1 enabled on ``pipe``; what its ``disable`` leaves on the modules is taken off too."""
-    from DeepCache import DeepCacheSDHelper
-
-    helper = DeepCacheSDHelper(pipe=pipe)
-    helper.set_params(cache_interval=interval, cache_branch_id=branch)
-    helper.enable()
-    try:
-        yield
-    finally:
-        helper.disable()
-        for module in pipe.unet.modules():
-            if not has_foreign_forward(module):
-                module.__dict__.pop("forward", None)

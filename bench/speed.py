@@ -25,6 +25,7 @@ import typer
 import cases
 import unetaccel
 from unetaccel.environment import environment
+from unetaccel.sweep.ways import official_deepcache
 from unetaccel.views import build_views
 
 
@@ -69,7 +70,7 @@ def measure(job: cases.Job, interval: int, cut: int, steps: int, repeats: int) -
     method = unetaccel.DeepCache(interval=interval, cut=cut)
     with unetaccel.apply(job.pipe, method) as handle:
         ours, summary = job.call(steps), handle.summary()
-    with cases.official(job.pipe, interval, cut):
+    with official_deepcache(job.pipe, interval, cut):
         if not torch.equal(ours, job.call(steps)):
             raise SystemExit("unetaccel and DeepCache 0.1.1 disagree: no speed is reported")
     rival_steps = max(1, round(steps * summary.macs_share))
@@ -90,7 +91,7 @@ def _applied(job, method, steps) -> float:
 
 
 def _official(job, interval, cut, steps) -> float:
-    with cases.official(job.pipe, interval, cut):
+    with official_deepcache(job.pipe, interval, cut):
         return job.timed(steps)
 
 

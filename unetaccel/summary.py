@@ -26,6 +26,8 @@ class Summary:
     """Largest size of all stored features at one time."""
     macs_share: float | None = None
     """MACs of the call's evaluations over those of as many full ones."""
+    full_macs: int | None = None
+    """MACs of one full evaluation, of the whole batch."""
     cached_macs_share: float | None = None
     """MACs of one cached evaluation over those of a full one."""
     seconds_full: float | None = None
@@ -80,6 +82,7 @@ def summarize(engine: Engine) -> Summary:
         cached=len(flat) - sum(flat),
         cached_bytes=report.cached_bytes,
         macs_share=(sum(flat) + (len(flat) - sum(flat)) * cost.share) / len(flat) if cost and flat else None,
+        full_macs=cost.full_macs if cost else None,
         cached_macs_share=cost.share if cost else None,
         seconds_full=full,
         seconds_cached=cached,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 import tempfile
+from dataclasses import fields
 from enum import Enum
 from pathlib import Path
 
 import torch
 
 from ..errors import SettingError
-from ..methods import DeepCache
+from ..methods import Method
+from ..profiles import FOREIGN, METHODS, method_from
 
 
 class Format(str, Enum):
@@ -35,27 +36,24 @@ class Dtype(str, Enum):
 MAX_SEEDS = 100_000
 
 
-def deepcache(text: str) -> DeepCache:
-    """``"interval=3,cut=1"`` as a ``DeepCache``; an empty text is the default.
+def deepcache(text: str) -> Method:
+    """``"interval=3,cut=1"`` as a ``DeepCache``; see ``method``."""
+    return method("deepcache", text, "--deepcache")
 
-    Lists are written with plus signs: ``schedule=0+3+9``. ``cache_interval`` and ``cache_branch_id``, the names of
-    DeepCacheSDHelper, are understood.
+
+def method(name: str, text: str, option: str) -> Method:
+    """``"interval=3,cut=1"`` as the method of this name; an empty text is its default.
+
+    Lists are written with plus signs: ``schedule=0+3+9``. Names are as in ``profiles.method_from``.
     """
-    names = list(inspect.signature(DeepCache).parameters)
+    names = [f.name for f in fields(METHODS[name])]
     settings = {}
     for part in filter(None, text.split(",")):
         key, equals, value = (s.strip() for s in part.partition("="))
-        key, value = _foreign(key, value)
-        if not equals or key not in names:
-            raise SettingError(f"--deepcache {text!r}: {part!r} is not NAME=VALUE with one of {', '.join(names)}")
+        if not equals or key not in (*names, *FOREIGN):
+            raise SettingError(f"{option} {text!r}: {part!r} is not NAME=VALUE with one of {', '.join(names)}")
         settings[key] = _value(value)
-    return DeepCache(**settings)
-
-
-def _foreign(key: str, value: str) -> tuple[str, str]:
-    if key == "cache_branch_id":
-        return "cut", f"helper:{value}"
-    return {"cache_interval": "interval"}.get(key, key), value
+    return method_from(name, settings)
 
 
 def _value(text: str):

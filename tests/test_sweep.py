@@ -1,0 +1,340 @@
+"""Sweeps: rows and prompts as named, pictures drawn once and the same whoever draws them, rivals, results."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from unetaccel.demo.pipeline import load_pipeline
+from unetaccel.errors import SettingError, WeightsError
+from unetaccel.sweep import run as running
+from unetaccel.sweep.draw import Store, draw
+from unetaccel.sweep.prompts import read_jobs, read_prompts
+from unetaccel.sweep.rivals import rivals
+from unetaccel.sweep.rows import Row, expand
+from unetaccel.sweep.run import run_sweep
+from unetaccel.sweep.spec import PromptSource, read_sweep, sweep_from
+from unetaccel.sweep.timing import Account, peak_memory
+
+SMALL = dict(
+    title="small",
+    prompts={"count": 5},
+    seeds=[0, 3],
+    solvers="ddim",
+    steps=[6],
+    guidance=3.0,
+    batch=4,
+    timing={"batch": 2, "repeats": 2},
+    ways=[{"deepcache": {"interval": [2, 3], "cut": 0}}],
+)
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    pipe = load_pipeline()
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def a_store(folder, **changes):
+    sweep = sweep_from({**SMALL, **changes})
+    return sweep, Store(folder, read_jobs(sweep.prompts, sweep.seeds))
+
+
+def pictures(store: Store, row: Row) -> list[bytes]:
+    return [store.path(row, i).read_bytes() for i in range(len(store.jobs))]
+
+
+# -- what a sweep is ---------------------------------------------------------------------------------------------
+
+
+def test_rows_are_every_combination_plain_first_and_named_by_their_settings():
+    ways = [
+        {"deepcache": {"interval": [2, 5], "cut": 1, "schedule": ["uniform", "quad"]}},
+        {"deepcache": {"schedule": [[0, 4]]}},
+        {"official_deepcache": {"interval": 2, "branch": 0}},
+    ]
+    rows = expand(sweep_from({**SMALL, "steps": [10, 20], "solvers": ["ddim", None], "ways": ways}))
+    assert len(rows) == 2 * 2 * (1 + 4 + 1 + 1)
+    assert [row.kind for row in rows[:5]] == ["plain"] * 4 + ["method"]
+    names = [row.id for row in rows]
+    assert len(set(names)) == len(names)
+    assert {"ddim-10-plain", "own-20-plain", "ddim-20-deepcache-interval5-cut1-quad"} <= set(names)
+    assert "ddim-10-deepcache-schedule0+4" in names
+    assert all("/" not in name and " " not in name for name in names)
+    peer = next(row for row in rows if row.kind == "peer")
+    assert peer.label == "DeepCache 0.1.1 (interval 2, branch 0)"
+    assert rows[4].group == {"method": "deepcache", "cut": 1, "schedule": "uniform"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"step": [3]}, "a sweep has no 'step'; it has title, ways"),
+        ({"ways": [{"deepcache": {"intervall": 2}}]}, "deepcache has no setting 'intervall'; it has interval, cut"),
+        ({"ways": [{"deepcache": {"interval": 0}}]}, "interval must be an int of at least 1"),
+        ({"ways": [{"deepcash": {}}]}, "unknown method 'deepcash'; known: deepcache"),
+        ({"ways": [{"official_deepcache": {"interval": 2}}]}, "wants the settings interval, branch"),
+        ({"ways": ["deepcache"]}, "ways must be a list of mappings"),
+        ({"ways": [{"deepcache": {"interval": [2, 2]}}]}, "two rows of the sweep are the same: ddim-6-deepcache-interval2"),
+        ({"rivals": ["equal_cost"]}, "'equal_cost' is not one of equal_macs, equal_time"),
+        ({"seeds": [0, 0]}, "seeds must be different whole numbers"),
+        ({"timing": {"rounds": 3}}, "timing has no 'rounds'; it has batch, repeats, threads"),
+        ({"batch": 0}, "batch must be an int of at least 1"),
+        ({"prompts": "demo"}, "prompts must be NAME: VALUE pairs, got 'demo'"),
+    ],
+)  # fmt: skip
+def test_a_wrong_sweep_is_refused_by_name(changes, message):
+    with pytest.raises(SettingError) as error:
+        expand(sweep_from({**SMALL, **changes}))
+    assert message in str(error.value)
+
+
+def test_yaml_is_read_and_its_errors_name_the_file(tmp_path):
+    file = tmp_path / "s.yaml"
+    file.write_text("title: t\nsteps: 20\nsize: 64\nways:\n - deepcache: {interval: [2, 3]}\n")
+    sweep = read_sweep(file)
+    assert (sweep.steps, sweep.size, len(expand(sweep))) == ((20,), (64, 64), 3)
+    for text in ("title: [", "- a", "titel: t"):
+        file.write_text(text)
+        with pytest.raises(SettingError, match="s.yaml"):
+            read_sweep(file)
+    with pytest.raises(SettingError, match="cannot be read as YAML"):
+        read_sweep(tmp_path / "none.yaml")
+
+
+def test_published_figures_must_belong_to_a_row():
+    with pytest.raises(SettingError, match="published names 'ddim-7-plain', which is no row"):
+        expand(sweep_from({**SMALL, "published": {"ddim-7-plain": {"fid": 3.0}}}))
+
+
+# -- prompts -----------------------------------------------------------------------------------------------------
+
+FILES = {
+    "lines": ("p.txt", "a cat\n\n  a  dog \n", ["a cat", "a dog"]),
+    "drawbench": ("d.csv", 'Prompts,Category\n"a cat, red",Colors\nA dog,Count\n', ["a cat, red", "A dog"]),
+    "parti": (
+        "PartiPrompts.tsv",
+        "Prompt\tCategory\tChallenge\tNote\na \"cat\tAnimals\tBasic\t\nbat\tAnimals\tBasic\tx\n",
+        ['a "cat', "bat"],
+    ),
+    "coco": (
+        "captions_val2014.json",
+        json.dumps(
+            {
+                "annotations": [
+                    {"image_id": 9, "id": 5, "caption": "second of 9"},
+                    {"image_id": 9, "id": 1, "caption": "first of 9\n"},
+                    {"image_id": 2, "id": 7, "caption": "of 2"},
+                ]
+            }
+        ),
+        ["of 2", "first of 9"],
+    ),
+}
+
+
+@pytest.mark.parametrize("format", FILES)
+def test_prompt_files_in_the_public_formats(tmp_path, format):
+    name, text, expected = FILES[format]
+    (tmp_path / name).write_text(text)
+    assert read_prompts(tmp_path / name) == expected == read_prompts(tmp_path / name, format)
+
+
+def test_wrong_prompt_files_are_told(tmp_path):
+    (tmp_path / "x.json").write_text('{"images": []}')
+    (tmp_path / "empty.txt").write_text("\n")
+    cases = [("x.json", None, "is not of the format 'coco'"), ("empty.txt", None, "holds no prompt"),
+             ("empty.txt", "yaml", "unknown format 'yaml'; known: lines"), ("none", None, "cannot be read")]  # fmt: skip
+    for name, format, message in cases:
+        with pytest.raises(SettingError, match=message):
+            read_prompts(tmp_path / name, format)
+    (tmp_path / "two.txt").write_text("a\nb")
+    with pytest.raises(SettingError, match="has 2 prompts, fewer than count=3"):
+        read_jobs(PromptSource(str(tmp_path / "two.txt"), count=3), (0,))
+
+
+def test_a_job_is_its_prompt_and_its_own_noise():
+    jobs = read_jobs(PromptSource(count=4), (0, 7))
+    assert len(jobs) == 8
+    assert len({jobs[i][1] for i in range(8)}) == 8
+    assert jobs[0][0] == jobs[4][0]
+    longer = read_jobs(PromptSource(count=6), (7, 0))
+    assert longer[2] == jobs[6]  # whatever else is in the sweep
+    assert longer.name(2) == jobs.name(6) == "00002-7.png"
+    assert [len(b) for b in jobs.batches(3)] == [3, 3, 2]
+
+
+# -- drawing -----------------------------------------------------------------------------------------------------
+
+
+def test_killed_and_resumed_equals_uninterrupted_and_draws_nothing_twice(pipe, tmp_path):
+    sweep, whole = a_store(tmp_path / "whole")
+    rows = expand(sweep)
+    draw(pipe, rows, sweep, whole)
+    _, store = a_store(tmp_path / "killed")
+
+    class Kill(BaseException):
+        pass
+
+    done = []
+
+    def kill(row, n):
+        done.append(n)
+        if len(done) == 4:
+            raise Kill
+
+    with pytest.raises(Kill):
+        draw(pipe, rows, sweep, store, on_batch=kill)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "killed").rglob("*.png")}
+    assert 0 < len(before) < 3 * len(store.jobs)
+    draw(pipe, rows, sweep, store)
+    assert all(p.stat().st_mtime_ns == t for p, t in before.items())
+    for row in rows:
+        assert pictures(store, row) == pictures(whole, row)
+    assert pipe.unet.__class__.__name__ == "UNet2DConditionModel"
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_batch_of_which_a_picture_is_missing_is_drawn_again(pipe, tmp_path):
+    sweep, store = a_store(tmp_path)
+    row = Row("ddim", 6)
+    draw(pipe, [row], sweep, store)
+    before = pictures(store, row)
+    store.path(row, 5).unlink()
+    assert store.missing(row, store.jobs.batches(4)) == [range(4, 8)]
+    draw(pipe, [row], sweep, store)
+    assert pictures(store, row) == before
+
+
+def test_another_batch_size_changes_rounding_at_most(pipe, tmp_path):
+    row, found = Row("ddim", 6, {"deepcache": {"interval": 2}}), []
+    for batch in (4, 3):
+        sweep, store = a_store(tmp_path / str(batch), batch=batch)
+        draw(pipe, [row], sweep, store)
+        found.append(store.read(row).int())
+    assert found[0].shape == (10, 3, 32, 32)
+    assert (found[0] - found[1]).abs().max() <= 1
+    assert (found[0][0] - found[0][5]).abs().max() > 30  # another seed is another picture
+
+
+def test_rows_of_one_batch_are_what_the_pipeline_gives(pipe, tmp_path):
+    sweep, store = a_store(tmp_path)
+    draw(pipe, [Row("ddim", 6)], sweep, store)
+    prompt, seed = store.jobs[6]
+    image = pipe(prompt, num_inference_steps=6, guidance_scale=3.0, generator=torch.Generator().manual_seed(seed),
+                 output_type="pt").images[0]  # fmt: skip
+    assert ((image * 255).round().int() - store.read(Row("ddim", 6))[6].int()).abs().max() <= 1
+
+
+def test_a_damaged_picture_is_named(tmp_path):
+    _, store = a_store(tmp_path)
+    path = store.path(Row("ddim", 6), 0)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"no picture")
+    with pytest.raises(WeightsError, match=r"00000-0\.png.*delete it"):
+        store.read(Row("ddim", 6))
+
+
+# -- rivals ------------------------------------------------------------------------------------------------------
+
+
+def an_account(ratio, macs):
+    return Account("", 1, 0, macs, 0, None, [ratio])
+
+
+def test_rivals_have_equal_macs_and_equal_time():
+    row, plain = Row("ddim", 50, {"deepcache": {"interval": 3}}), Row("ddim", 50)
+    accounts = {
+        plain.id: an_account(1.0, 100.0),
+        "ddim-10-plain": an_account(0.28, 20.0),  # an offset of 0.1, and 0.018 a step
+        row.id: an_account(0.55, 44.0),
+    }
+    found = rivals(row, accounts, ("equal_macs", "equal_time"))
+    assert found == {"equal_macs": Row("ddim", 22), "equal_time": Row("ddim", 25)}
+    accounts[row.id] = an_account(1.2, 100.0)  # slower than plain: no more steps than the row itself has
+    assert rivals(row, accounts, ("equal_time",)) == {"equal_time": Row("ddim", 50)}
+    assert rivals(plain, accounts, ("equal_macs",)) == {}
+
+
+# -- whole runs --------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_writes_a_result_with_everything_it_promises(tmp_path):
+    pytest.importorskip("torchmetrics")
+    sweep = sweep_from({**SMALL, "ways": [*SMALL["ways"], {"official_deepcache": {"interval": 2, "branch": 0}}],
+                        "metrics": ["frechet", "labels", "psnr"], "prompts": {"count": 8}})  # fmt: skip
+    said = []
+    result = run_sweep(sweep, tmp_path / "run", tmp_path / "result.json", say=said.append)
+    assert json.loads((tmp_path / "result.json").read_text()) == json.loads(json.dumps(result))
+    rows = {row["id"]: row for row in result["rows"]}
+    ours, theirs = rows["ddim-6-deepcache-interval2-cut0"], rows["ddim-6-official_deepcache-interval2-branch0"]
+    assert ours["pattern"] == theirs["pattern"] == "F.F.F."
+    assert ours["macs"] == theirs["macs"]
+    assert ours["metrics"] == theirs["metrics"]  # the same pictures, bit for bit
+    assert (ours["cached_bytes"], theirs["cached_bytes"]) == (2 * 2 * 64 * 8 * 8 * 4, None)
+    assert ours["peak_memory_bytes"] > 17e6
+    plain = rows["ddim-6-plain"]
+    assert plain["macs"] == pytest.approx(6 * plain["macs"] / 6)
+    assert ours["macs_share"] == pytest.approx(ours["macs"] / plain["macs"])
+    assert ours["rivals"]["equal_macs"] == f"ddim-{round(6 * ours['macs_share'])}-plain"
+    assert set(ours["rivals"].values()) <= set(rows)
+    assert set(ours["rival_metrics"]) == {"equal_macs", "equal_time"}
+    assert "psnr" not in plain["metrics"]
+    assert len(ours["metrics"]["frechet"]["per_seed"]) == 2
+    assert (tmp_path / ours["images"][0]).is_file()
+    assert result["samples"] | {"source": ""} == {"prompts": 8, "seeds": [0, 3], "images": 16, "source": "", "size": [32, 32]}
+    again = []
+    assert run_sweep(sweep, tmp_path / "run", say=again.append) == {k: v for k, v in result.items()} | {
+        "rows": [{k: v for k, v in row.items() if k != "images"} for row in result["rows"]]
+    }
+    assert not [line for line in again if line.startswith("timed")]
+
+
+def test_a_folder_of_another_sweep_is_refused_and_more_rows_are_not(pipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "_load", lambda sweep, device: pipe)
+    sweep = sweep_from({**SMALL, "ways": []})
+    run_sweep(sweep, tmp_path, stages=("draw",), say=str)
+    run_sweep(replace(sweep, ways=({"deepcache": {"interval": 3}},)), tmp_path, stages=("draw",), say=str)
+    assert len(list((tmp_path / "images").iterdir())) == 2
+    with pytest.raises(SettingError, match=r"with guidance=3.0, not 4.0: use another folder"):
+        run_sweep(replace(sweep, guidance=4.0), tmp_path, stages=("draw",), say=str)
+    with pytest.raises(SettingError, match="unknown metric"):
+        run_sweep(replace(sweep, metrics=("beauty",)), tmp_path / "new", say=str)
+    assert not (tmp_path / "new").exists()
+
+
+def test_two_processes_draw_what_one_does(pipe, tmp_path):
+    sweep, one = a_store(tmp_path / "one")
+    rows = expand(sweep)
+    draw(pipe, rows, sweep, one)
+    file = tmp_path / "sweep.json"  # JSON is YAML
+    file.write_text(json.dumps(SMALL))
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    script = Path(__file__).parents[1] / "bench" / "quality.py"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", str(script),
+               str(file), "--folder", str(tmp_path / "two"), "--stage", "draw", "--stage", "judge"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    two = Store(tmp_path / "two", one.jobs)
+    for row in rows:
+        assert pictures(two, row) == pictures(one, row)
+    result = json.loads((tmp_path / "two" / "result.json").read_text())
+    assert [row["id"] for row in result["rows"]] == [row.id for row in rows]
+
+
+def test_peak_memory_counts_what_lives_at_once():
+    model = torch.nn.Linear(4, 4, bias=False)
+
+    def work():
+        for _ in range(3):
+            x = torch.zeros(1000)
+            y = x + 1
+            del x, y
+
+    assert peak_memory(work, model) == 8000 + 64

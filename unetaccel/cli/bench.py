@@ -1,0 +1,48 @@
+"""``unetaccel bench``: measurements that can be rerun. ``quality`` runs a sweep from a YAML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from .app import app
+
+bench = typer.Typer(help="Measure speed and quality side by side.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
+
+
+@bench.command("quality")
+def quality_command(
+    sweep: Annotated[Path, typer.Argument(help="YAML file: methods x settings x steps x solvers x seeds.")],
+    folder: Annotated[
+        Path | None, typer.Option(help="Where pictures and times are kept [default: runs/<name of the file>].")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Result file to write [default: in the folder].")] = None,
+    stage: Annotated[
+        list[str] | None, typer.Option(help="time, draw or judge; may be given more than once [default: all].")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 [default: a GPU if there is one].")] = None,
+) -> None:
+    """Sample every row of a sweep with the same prompts and seeds, time them side by side, and judge them.
+
+    Stopped and run again, it goes on where it was. For several processes start it with
+    torchrun --nproc-per-node 2 -m unetaccel bench quality SWEEP.
+    """
+    from ..errors import SettingError
+    from ..sweep.run import STAGES, run_sweep
+    from ..sweep.spec import read_sweep
+
+    stages = tuple(stage or STAGES)
+    unknown = [s for s in stages if s not in STAGES]
+    if unknown:
+        raise SettingError(f"--stage {unknown[0]!r}: expected {', '.join(STAGES)}")
+    console, folder = Console(stderr=True), folder or Path("runs") / sweep.stem
+    out = out or folder / "result.json"
+    result = run_sweep(
+        read_sweep(sweep), folder, out, stages, device, lambda text: console.print(text, highlight=False)
+    )
+    if result is not None:
+        typer.echo(f"wrote {out} ({len(result['rows'])} rows of {result['samples']['images']} pictures)")

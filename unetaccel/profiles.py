@@ -1,0 +1,38 @@
+"""Methods as plain data, as YAML files and command lines write them: ``{"deepcache": {"interval": 3, "cut": 0}}``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+
+from .errors import SettingError
+from .methods import DeepCache, Method
+
+METHODS: dict[str, type[Method]] = {"deepcache": DeepCache}
+FOREIGN = {"cache_interval": ("interval", ""), "cache_branch_id": ("cut", "helper:")}
+"""Names that DeepCacheSDHelper gives its settings: our name for each, and what goes before the value."""
+
+
+def method_from(name: str, settings: Mapping | None = None) -> Method:
+    """The method of this name with these settings.
+
+    The names in ``FOREIGN`` are understood too.
+
+    Raises:
+        SettingError: no such method or setting, or a value that the method refuses.
+    """
+    if name not in METHODS:
+        raise SettingError(f"unknown method {name!r}; known: {', '.join(METHODS)}")
+    if not isinstance(settings or {}, Mapping):
+        raise SettingError(f"settings of {name!r} must be NAME: VALUE pairs, got {settings!r}")
+    method, found = METHODS[name], dict(_own(*item) for item in (settings or {}).items())
+    known = [f.name for f in fields(method)]
+    strange = [key for key in found if key not in known]
+    if strange:
+        raise SettingError(f"{name} has no setting {strange[0]!r}; it has {', '.join(known)}")
+    return method(**found)
+
+
+def _own(key: str, value: object) -> tuple[str, object]:
+    own, prefix = FOREIGN.get(key, (key, ""))
+    return own, f"{prefix}{value}" if prefix else value

@@ -1,0 +1,196 @@
+"""From pictures and times to the result file: metrics per row, rivals, environment."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+import statistics
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..environment import environment
+from ..errors import SettingError
+from ..quality.values import Context
+from .draw import Store, read_picture
+from .rivals import rivals
+from .rows import Row
+from .spec import Sweep
+
+if TYPE_CHECKING:
+    from .run import Times
+
+FORMAT = "unetaccel-quality/1"
+REAL_PER_CAPTION = 3
+SHOWN, SHOWN_SIDE = 12, 256
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def collect(
+    sweep: Sweep, rows: list[Row], times: Times, store: Store, metrics: list, pipe, out: Path | str | None,
+    say: Callable[[str], None] = print,
+) -> dict:  # fmt: skip
+    """Judge every row whose pictures are there, and write the result file if ``out`` is given."""
+    from .run import all_rows
+
+    chosen = [row for row in all_rows(rows, times, sweep) if not store.missing(row, [range(len(store.jobs))])]
+    if not chosen:
+        raise SettingError("no row of this sweep is drawn yet: run the stage `draw` first")
+    size = tuple(read_picture(store.path(chosen[0], 0)).shape[1:])
+    judge = Judge(store, metrics, _real(sweep, store, size))
+    judged = []
+    for row in chosen:
+        described = _describe(row, sweep, times)
+        described["metrics"] = judge.metrics(row, _reference(row, chosen))
+        for name, rival in rivals(row, times.accounts, sweep.rivals).items():
+            if rival in chosen:
+                described.setdefault("rival_metrics", {})[name] = judge.to_plain(rival, row.plain())
+        judged.append(described)
+        say(f"judged {row.id} ({len(judged)} of {len(chosen)})")
+    result = {
+        "format": FORMAT,
+        "title": sweep.title,
+        "model": sweep.model,
+        "environment": times.environment or environment(pipe.unet.device),
+        "sweep": json.loads(json.dumps(sweep.as_dict())),
+        "samples": {
+            "prompts": len(store.jobs.prompts),
+            "seeds": list(store.jobs.seeds),
+            "images": len(store.jobs),
+            "source": store.jobs.source,
+            "size": list(size),
+        },
+        "metrics": {name: info for metric in metrics for name, info in metric.columns.items()},
+        "timing": {
+            "batch": times.images,
+            "repeats": sweep.timing.repeats,
+            "threads": sweep.timing.threads,
+            "how": "whole calls in one process, each a ratio to the longest plain run just before it; "
+            "median with the 20th and 80th percentile",
+        },
+        "rows": judged,
+    }
+    if out is not None:
+        write_result(result, chosen, store, Path(out))
+    return result
+
+
+class Judge:
+    """Applies metrics to the pictures in a store."""
+
+    def __init__(self, store: Store, metrics: list, real: torch.Tensor | None):
+        self.store, self.measures, self.real = store, metrics, real
+        jobs = store.jobs
+        seeds = torch.tensor(jobs.seeds).repeat_interleave(len(jobs.prompts))
+        scenes = jobs.scenes[torch.arange(len(jobs)) % len(jobs.prompts)] if jobs.scenes is not None else None
+        self._context = Context(list(jobs.prompts) * len(jobs.seeds), seeds, real, scenes=scenes)
+        self._read = functools.lru_cache(maxsize=3)(store.read)
+        self._to_plain = functools.cache(self._compare)
+
+    def metrics(self, row: Row, reference: Row | None) -> dict:
+        """Every metric of a row; those to the plain run against ``reference``, or left out without one."""
+        pictures, found = self._read(row), {} if reference is None else dict(self.to_plain(row, reference))
+        for metric in self.measures:
+            if metric.info["to"] != "plain":
+                found |= metric.measure(pictures, self._context)
+        return found
+
+    def to_plain(self, row: Row, reference: Row) -> dict:
+        """The metrics that compare each picture with the one of the same prompt and seed in ``reference``."""
+        return self._to_plain(row, reference)
+
+    def _compare(self, row: Row, reference: Row) -> dict:
+        pictures, context = self._read(row), replace(self._context, plain=self._read(reference))
+        compared = [m.measure(pictures, context) for m in self.measures if m.info["to"] == "plain"]
+        return {name: value for values in compared for name, value in values.items()}
+
+
+def _reference(row: Row, rows: list[Row]) -> Row | None:
+    """The plain run to compare with: of as many steps, for a plain row the longest one of its solver."""
+    plain = row.plain() if row.kind != "plain" else row.plain(max(r.steps for r in rows if r.solver == row.solver))
+    return plain if plain != row and plain in rows else None
+
+
+def _describe(row: Row, sweep: Sweep, times: Times) -> dict:
+    found = {
+        "id": row.id, "kind": row.kind, "label": row.label, "methods": row.methods, "group": row.group,
+        "solver": row.solver, "steps": row.steps, "guidance": sweep.guidance,
+    }  # fmt: skip
+    account, whole = times.accounts.get(row.id), times.accounts.get(row.plain().id)
+    if account is None:
+        return found
+    base = statistics.median(times.base_seconds) / times.images
+    found |= {
+        "pattern": account.pattern,
+        "full": account.full,
+        "cached": account.cached,
+        "macs": account.macs,
+        "cached_bytes": None if row.kind == "peer" else account.cached_bytes,
+        "peak_memory_bytes": account.peak_memory_bytes,
+        "seconds": _spread([base * ratio for ratio in account.ratios]),
+    }
+    if whole is not None:
+        share = account.macs / whole.macs if account.macs and whole.macs else None
+        found |= {"macs_share": share, "speedup_ceiling": share and 1 / share}
+        found["speedup"] = _spread([a / b for a, b in zip(whole.ratios, account.ratios, strict=False)])
+    if row.id in sweep.published:
+        found["published"] = sweep.published[row.id]
+    found["rivals"] = {name: rival.id for name, rival in rivals(row, times.accounts, sweep.rivals).items()}
+    return found
+
+
+def _spread(values: list[float]) -> dict | None:
+    if not values:
+        return None
+    cuts = statistics.quantiles(values, n=5) if len(values) > 1 else values * 4
+    return {"median": _round(statistics.median(values)), "p20": _round(cuts[0]), "p80": _round(cuts[-1])}
+
+
+def _round(value: float) -> float:
+    return float(f"{value:.5g}")
+
+
+def _real(sweep: Sweep, store: Store, size: tuple[int, int]) -> torch.Tensor | None:
+    """The real pictures, uint8 (M, 3, H, W): three renderings of each of the demo's captions, or those of a folder."""
+    if store.jobs.scenes is not None and sweep.real is None:
+        from ..demo.scenes import render
+
+        drawn = [render(store.jobs.scenes, size[0], seed=10_000 + k) for k in range(REAL_PER_CAPTION)]
+        return (torch.cat(drawn) * 255).round().to(torch.uint8)
+    if sweep.real is None:
+        return None
+    files = sorted(p for p in Path(sweep.real).rglob("*") if p.suffix.lower() in PICTURES)
+    if not files:
+        raise SettingError(f"real: no picture ({', '.join(PICTURES)}) in {sweep.real!r}")
+    return torch.stack([_cropped(read_picture(path), size) for path in files])
+
+
+def _cropped(picture: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Scaled (bicubic, antialiased) and cut to ``size`` around its middle."""
+    height, width = size
+    scale = max(height / picture.shape[1], width / picture.shape[2])
+    shape = [math.ceil(side * scale - 1e-6) for side in picture.shape[1:]]
+    image = Image.fromarray(picture.permute(1, 2, 0).numpy()).resize(shape[::-1], Image.Resampling.BICUBIC)
+    top, left = (shape[0] - height) // 2, (shape[1] - width) // 2
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[:, top : top + height, left : left + width]
+
+
+def write_result(result: dict, rows: list[Row], store: Store, out: Path) -> None:
+    """The JSON file, and beside it ``<name>/<row id>.png``: the first pictures of each row in one strip."""
+    folder = out.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+    for row, described in zip(rows, result["rows"], strict=True):
+        shown = [read_picture(store.path(row, i)) for i in range(min(SHOWN, len(store.jobs.prompts)))]
+        strip = Image.fromarray(torch.cat(shown, dim=2).permute(1, 2, 0).numpy())
+        if strip.height > SHOWN_SIDE:
+            strip = strip.resize((strip.width * SHOWN_SIDE // strip.height, SHOWN_SIDE), Image.Resampling.LANCZOS)
+        strip.save(folder / f"{row.id}.png", optimize=True)
+        described["images"] = [os.path.join(folder.name, f"{row.id}.png")]
+    out.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")

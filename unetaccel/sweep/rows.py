@@ -1,0 +1,106 @@
+"""The rows of a sweep: every combination of settings, each with a name that is also its folder."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from dataclasses import dataclass, field
+
+from ..errors import SettingError
+from ..profiles import method_from
+from .spec import Sweep
+
+PEERS = {"official_deepcache": ("interval", "branch")}
+"""Other packages that a row may use instead of our methods, and their settings."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way of sampling: a solver, a number of steps and what is applied (``{}`` is plain)."""
+
+    solver: str | None
+    steps: int
+    methods: dict = field(default_factory=dict, hash=False)
+
+    @property
+    def kind(self) -> str:
+        """``plain``, ``method`` or ``peer``."""
+        if not self.methods:
+            return "plain"
+        return "peer" if self.methods.keys() & PEERS.keys() else "method"
+
+    @property
+    def id(self) -> str:
+        """Such as ``ddim-50-deepcache-interval3-cut0-uniform``; words stand without their setting's name."""
+        parts = [self.solver or "own", str(self.steps)]
+        for name, settings in self.methods.items():
+            parts += [name, *(str(v) if isinstance(v, str) else f"{k}{_short(v)}" for k, v in settings.items())]
+        return re.sub(r"[^A-Za-z0-9.+_-]+", "_", "-".join(parts if self.methods else [*parts, "plain"]))
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        if not self.methods:
+            return f"plain, {self.steps} steps"
+        return " + ".join(_label(name, settings) for name, settings in self.methods.items())
+
+    @property
+    def group(self) -> dict:
+        """What names the curve that this row lies on: everything but the interval."""
+        found = {"method": "+".join(self.methods)}
+        for settings in self.methods.values():
+            found |= {k: v for k, v in settings.items() if k != "interval"}
+        return found
+
+    def plain(self, steps: int | None = None) -> Row:
+        """The plain run of the same solver, by default of as many steps."""
+        return Row(self.solver, steps or self.steps)
+
+
+def _short(value: object) -> str:
+    return "+".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _label(name: str, settings: dict) -> str:
+    if name == "official_deepcache":
+        return f"DeepCache 0.1.1 ({', '.join(f'{k} {v}' for k, v in settings.items())})"
+    return repr(method_from(name, settings))
+
+
+def expand(sweep: Sweep) -> list[Row]:
+    """Every row that the sweep names, plain runs first; settings are checked by making each method.
+
+    Raises:
+        SettingError: an unknown method or setting, a refused value, or two rows of one name.
+    """
+    rows = []
+    for solver, steps in itertools.product(sweep.solvers, sweep.steps):
+        rows.append(Row(solver, steps))
+        rows += [Row(solver, steps, methods) for way in sweep.ways for methods in _combinations(way)]
+    for row in rows:
+        _check(row)
+    names = [row.id for row in rows]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise SettingError(f"two rows of the sweep are the same: {sorted(twice)[0]}")
+    return sorted(rows, key=lambda row: row.kind != "plain")
+
+
+def _combinations(way: dict) -> list[dict]:
+    axes = [(name, key, value if isinstance(value, list) else [value]) for name, settings in way.items()
+            for key, value in (settings or {}).items()]  # fmt: skip
+    found = []
+    for values in itertools.product(*(axis[2] for axis in axes)):
+        methods: dict[str, dict] = {name: {} for name in way}
+        for (name, key, _), value in zip(axes, values, strict=True):
+            methods[name][key] = value
+        found.append(methods)
+    return found
+
+
+def _check(row: Row) -> None:
+    for name, settings in row.methods.items():
+        if name not in PEERS:
+            method_from(name, settings)
+        elif set(settings) != set(PEERS[name]) or len(row.methods) > 1:
+            raise SettingError(f"{name} stands alone and wants the settings {', '.join(PEERS[name])}, got {settings}")

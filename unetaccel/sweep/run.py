@@ -1,0 +1,185 @@
+"""Running a sweep: time, draw, judge. Each stage goes on where it was stopped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+
+from ..errors import SettingError
+from ..sampling import set_scheduler
+from .draw import Store, draw
+from .prompts import Jobs, read_jobs
+from .result import collect
+from .rivals import anchor, rivals
+from .rows import Row, expand
+from .spec import Sweep
+from .timing import Account, Stopwatch
+
+STAGES = ("time", "draw", "judge")
+IDENTITY = ("model", "prompts", "seeds", "spacing", "guidance", "size", "negative_prompt", "dtype", "batch")
+"""What may not change under a folder of pictures; rows and metrics may come and go."""
+
+Say = Callable[[str], None]
+
+
+def run_sweep(
+    sweep: Sweep, folder: Path | str, out: Path | str | None = None, stages: tuple[str, ...] = STAGES,
+    device: str | torch.device | None = None, say: Say = print,
+) -> dict | None:
+    """Run a sweep in ``folder``; with several processes (torchrun, accelerate launch) each draws its share.
+
+    Timing is done by the first process while the others wait, so that nothing runs beside it.
+
+    Args:
+        folder: pictures and times; run again with the same folder, nothing is done twice.
+        out: the result file (JSON) to write, with a strip of pictures per row beside it.
+        stages: some of ``time``, ``draw`` and ``judge``.
+        device: where to run; by default what accelerate finds.
+
+    Returns:
+        The result, or None in processes other than the first and where ``judge`` is not asked for.
+
+    Raises:
+        SettingError: the sweep does not fit the model, or ``folder`` belongs to a different one.
+    """
+    from accelerate import PartialState
+
+    folder = Path(folder)
+    rows, jobs = expand(sweep), read_jobs(sweep.prompts, sweep.seeds)
+    metrics = _metrics(sweep)  # fails before any work
+    state = PartialState(cpu=not torch.cuda.is_available() or str(device) == "cpu", timeout=timedelta(days=7))
+    if state.is_main_process:
+        _claim(folder, sweep)
+    pipe = _load(sweep, device or state.device)
+    times = Times(folder / "times.json")
+    if "time" in stages and state.is_main_process:
+        measure(pipe, sweep, jobs, rows, times, say)
+    state.wait_for_everyone()
+    times.load()
+    if "draw" in stages:
+        chosen = all_rows(rows, times, sweep)
+        _draw(pipe, chosen, sweep, Store(folder, jobs), state, say)
+        state.wait_for_everyone()
+    if "judge" not in stages or not state.is_main_process:
+        return None
+    result = collect(sweep, rows, times, Store(folder, jobs), metrics, pipe, out, say)
+    return result
+
+
+class Times:
+    """``times.json``: the base's seconds and every row's account, written after each round."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.base: str | None = None
+        self.base_seconds: list[float] = []
+        self.images = 1
+        self.environment: dict = {}
+        self.accounts: dict[str, Account] = {}
+        self.load()
+
+    def load(self) -> None:
+        """What the file holds, if there is one."""
+        if self.path.is_file():
+            data = json.loads(self.path.read_text())
+            accounts = {name: Account(**values) for name, values in data.pop("accounts").items()}
+            self.__dict__.update(data, accounts=accounts)
+
+    def save(self) -> None:
+        data = {k: getattr(self, k) for k in ("base", "base_seconds", "images", "environment")}
+        data["accounts"] = {name: asdict(account) for name, account in self.accounts.items()}
+        part = self.path.with_suffix(".part")
+        part.write_text(json.dumps(data, indent=1))
+        part.replace(self.path)
+
+
+def measure(pipe, sweep: Sweep, jobs: Jobs, rows: list[Row], times: Times, say: Say = print) -> None:
+    """Time every row, then the plain rivals that these times name."""
+    from ..environment import environment
+
+    base = max((row for row in rows if row.kind == "plain"), key=lambda row: row.steps)
+    if times.base not in (None, base.id):
+        raise SettingError(f"times.json has ratios to {times.base}, but this sweep's base is {base.id}: delete the file")
+    watch = Stopwatch(pipe, sweep, jobs, base)
+    times.base, times.images, times.environment = base.id, len(watch.prompts), environment(pipe.unet.device)
+    first = {row.id: row for r in rows for row in (r, anchor(r))}
+    _time_rows(watch, list(first.values()), sweep.timing.repeats, times, say)
+    _time_rows(watch, all_rows(rows, times, sweep), sweep.timing.repeats, times, say)
+
+
+def _time_rows(watch: Stopwatch, rows: list[Row], repeats: int, times: Times, say: Say) -> None:
+    for row in rows:
+        if row.id not in times.accounts:
+            times.accounts[row.id] = watch.account(row)
+            times.save()
+    while left := [row for row in rows if len(times.accounts[row.id].ratios) < repeats]:
+        [(seconds, ratios)] = watch.rounds(left, 1)
+        times.base_seconds.append(seconds)
+        for name, ratio in ratios.items():
+            times.accounts[name].ratios.append(ratio)
+        times.save()
+        done = min(len(times.accounts[row.id].ratios) for row in rows)
+        say(f"timed {len(left)} rows, round {done} of {repeats}")
+
+
+def all_rows(rows: list[Row], times: Times, sweep: Sweep) -> list[Row]:
+    """The rows of the sweep and their rivals, each once: what is drawn and judged."""
+    found = {row.id: row for row in rows}
+    for row in rows:
+        if row.id in times.accounts and anchor(row).id in times.accounts:
+            found |= {rival.id: rival for rival in rivals(row, times.accounts, sweep.rivals).values()}
+    return list(found.values())
+
+
+def _draw(pipe, rows: list[Row], sweep: Sweep, store: Store, state, say: Say) -> None:
+    told: dict[str, int] = {}
+
+    def on_batch(row: Row, done: int) -> None:
+        told[row.id] = told.get(row.id, 0) + done
+        if state.is_main_process and len(told) > 1 and told[row.id] == done:  # a row begins: the one before is done
+            say(f"drawing {row.id} ({len(told)} of {len(rows)})")
+
+    draw(pipe, rows, sweep, store, state.process_index, state.num_processes, on_batch)
+
+
+def _claim(folder: Path, sweep: Sweep) -> None:
+    """Write down whose pictures these are, or refuse a folder of other ones."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file, own = folder / "sweep.json", json.loads(json.dumps(sweep.as_dict()))
+    if file.is_file():
+        there = json.loads(file.read_text())
+        changed = [name for name in IDENTITY if there.get(name) != own[name]]
+        if changed:
+            name = changed[0]
+            raise SettingError(
+                f"{str(folder)!r} holds pictures of a sweep with {name}={there.get(name)!r}, not {own[name]!r}: use another folder"
+            )
+    file.write_text(json.dumps(own, indent=1))
+
+
+def _metrics(sweep: Sweep) -> list:
+    if not sweep.metrics:
+        return []
+    from ..quality.metrics import build_metrics
+
+    return build_metrics(sweep.metrics, model=sweep.model)
+
+
+def _load(sweep: Sweep, device):
+    from ..demo.pipeline import load_pipeline as load_demo
+    from ..loading import load_pipeline, quiet_loading
+
+    quiet_loading()
+    dtype = getattr(torch, sweep.dtype, None)
+    if not isinstance(dtype, torch.dtype):
+        raise SettingError(f"dtype must be float32, float16 or bfloat16, got {sweep.dtype!r}")
+    pipe = load_demo(dtype, device) if sweep.model == "demo" else load_pipeline(sweep.model, dtype, device)
+    pipe.set_progress_bar_config(disable=True)
+    if sweep.spacing is not None:
+        set_scheduler(pipe, None, sweep.spacing)
+    return pipe

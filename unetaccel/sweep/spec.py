@@ -1,0 +1,150 @@
+"""What a sweep is: the YAML file as checked, frozen settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+from ..errors import SettingError, check_count
+
+RIVALS = ("equal_macs", "equal_time")
+
+
+@dataclass(frozen=True)
+class PromptSource:
+    """Where the prompts come from; see ``prompts.read_prompts``."""
+
+    source: str = "demo"
+    """``demo`` (its held-out captions), ``none`` (an unconditional model), or a file."""
+    format: str | None = None
+    """Of a file: ``lines``, ``drawbench``, ``coco`` or ``parti``; by default told by its name and header."""
+    count: int = 100
+    seed: int | None = None
+    """Of the demo's captions, or of a shuffle of the file; None takes a file in its own order."""
+
+
+@dataclass(frozen=True)
+class TimingPlan:
+    """How the rows are timed: whole calls of ``batch`` images, interleaved, ``repeats`` rounds."""
+
+    batch: int = 4
+    repeats: int = 7
+    threads: int | None = None
+    """CPU threads while timing; None leaves torch's."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep over methods x settings x steps x solvers, every row sampled with the same prompts and seeds.
+
+    Attributes:
+        model: ``demo``, a pipeline folder, or a hub id.
+        ways: one mapping ``{method: {setting: value or list of values}}`` per family of rows; several methods
+            in one mapping are applied together. ``official_deepcache`` (interval, branch) is the package DeepCache 0.1.1.
+        seeds: each prompt is sampled once with each.
+        rivals: plain runs added for every row, of as many MACs and of as much time.
+        metrics: names, or ``{name: options}``; see ``unetaccel.quality``.
+        real: folder of real pictures for metrics that want them; the demo draws its own.
+        published: ``{row id: {metric: figure, "source": where}}``, shown beside what is measured.
+
+    Raises:
+        SettingError: a value that is not allowed.
+    """
+
+    title: str
+    ways: tuple[dict, ...] = ()
+    model: str = "demo"
+    prompts: PromptSource = field(default_factory=PromptSource)
+    seeds: tuple[int, ...] = (0,)
+    solvers: tuple[str | None, ...] = (None,)
+    """Names as ``sampling.SCHEDULERS`` has them; None is the pipeline's own."""
+    spacing: str | None = None
+    steps: tuple[int, ...] = (50,)
+    guidance: float | None = None
+    size: tuple[int, int] | None = None
+    negative_prompt: str | None = None
+    dtype: str = "float32"
+    batch: int = 32
+    rivals: tuple[str, ...] = RIVALS
+    metrics: tuple[str, ...] | dict = ()
+    real: str | None = None
+    timing: TimingPlan = field(default_factory=TimingPlan)
+    published: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        for name in ("batch",):
+            check_count(name, getattr(self, name))
+        for steps in self.steps:
+            check_count("steps", steps)
+        for name in ("count",):
+            check_count(f"prompts.{name}", getattr(self.prompts, name))
+        for name in ("batch", "repeats"):
+            check_count(f"timing.{name}", getattr(self.timing, name))
+        unknown = [r for r in self.rivals if r not in RIVALS]
+        if unknown:
+            raise SettingError(f"rivals: {unknown[0]!r} is not one of {', '.join(RIVALS)}")
+        if len(set(self.seeds)) != len(self.seeds) or not all(isinstance(s, int) and 0 <= s < 1000 for s in self.seeds):
+            raise SettingError(f"seeds must be different whole numbers from 0 to 999, got {list(self.seeds)}")
+        if not all(isinstance(way, dict) and way for way in self.ways):
+            raise SettingError("ways must be a list of mappings such as {deepcache: {interval: [2, 3], cut: 0}}")
+
+    def as_dict(self) -> dict:
+        """Plain data, ready for JSON."""
+        return asdict(self)
+
+
+def read_sweep(path: Path | str) -> Sweep:
+    """The sweep that a YAML file describes.
+
+    Raises:
+        SettingError: not readable, not YAML, or an unknown key.
+    """
+    import yaml
+
+    try:
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingError(f"{str(path)!r} cannot be read as YAML: {error}") from error
+    try:
+        return sweep_from(data)
+    except SettingError as error:
+        raise SettingError(f"{str(path)!r}: {error}") from error
+
+
+def sweep_from(data: object) -> Sweep:
+    """A sweep from plain data; lists may be given as single values."""
+    values = dict(_mapping(data, "a sweep"))
+    values["prompts"] = _part(PromptSource, values.get("prompts", {}), "prompts")
+    values["timing"] = _part(TimingPlan, values.get("timing", {}), "timing")
+    for name in ("ways", "seeds", "solvers", "steps", "rivals"):
+        if name in values:
+            values[name] = _tuple(values[name])
+    if isinstance(values.get("size"), int):
+        values["size"] = (values["size"], values["size"])
+    for name in ("size", "metrics"):
+        if isinstance(values.get(name), list):
+            values[name] = tuple(values[name])
+    return _part(Sweep, values, "a sweep")
+
+
+def _part(cls: type, data: object, where: str):
+    known = [f.name for f in fields(cls)]
+    values = _mapping(data, where)
+    strange = [key for key in values if key not in known]
+    if strange:
+        raise SettingError(f"{where} has no {strange[0]!r}; it has {', '.join(known)}")
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise SettingError(f"{where}: {error}") from error
+
+
+def _mapping(data: object, where: str) -> Mapping:
+    if not isinstance(data, Mapping):
+        raise SettingError(f"{where} must be NAME: VALUE pairs, got {data!r}")
+    return data
+
+
+def _tuple(value: object) -> tuple:
+    return tuple(value) if isinstance(value, list | tuple) else (value,)

@@ -1,0 +1,129 @@
+"""What the rows cost: MACs, bytes, and times taken side by side in one process.
+
+Every time is a ratio to the plain run of the most steps, the *base*, measured just before it: rounds go over all rows, the base
+in between, so that a machine that slows down for a minute slows down both. Seconds are that ratio times the base's median.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+
+from ..patch import apply
+from ..sampling import Settings, sample
+from .prompts import Jobs
+from .rows import Row
+from .spec import Sweep
+from .ways import applied, methods_of
+
+ROWS_PER_BASE = 4
+MEMORY_STEPS = 12
+
+
+@dataclass
+class Account:
+    """What one row costs. ``ratios``: its time over the base's, one per round."""
+
+    pattern: str
+    full: int
+    cached: int
+    macs: float | None
+    """Of one picture's whole run, U-Net only; None where they cannot be counted."""
+    cached_bytes: int
+    peak_memory_bytes: int | None
+    ratios: list[float] = field(default_factory=list)
+
+
+class Stopwatch:
+    """Times rows of a sweep on one pipeline.
+
+    Args:
+        base: the plain row that all times are ratios to.
+    """
+
+    def __init__(self, pipe, sweep: Sweep, jobs: Jobs, base: Row):
+        self.pipe, self.sweep, self.base = pipe, sweep, base
+        count = min(sweep.timing.batch, len(jobs))
+        self.prompts, self.seeds = (list(x) for x in zip(*(jobs[i] for i in range(count)), strict=True))
+
+    def account(self, row: Row) -> Account:
+        """The row's work, counted in a real call (which is its warm-up too)."""
+        with applied(self.pipe, Row(row.solver, row.steps)), apply(self.pipe, *methods_of(row)) as handle:
+            self._call(row.steps)
+            summary = handle.summary()
+        images, share = len(self.prompts), summary.macs_share
+        macs = summary.full_macs and summary.full_macs * share * (summary.full + summary.cached) / images
+        with applied(self.pipe, row):
+            memory = peak_memory(lambda: self._call(min(row.steps, MEMORY_STEPS)), self.pipe.unet)
+        return Account(summary.pattern, summary.full, summary.cached, macs, summary.cached_bytes, memory)
+
+    def rounds(self, rows: list[Row], repeats: int) -> Iterator[tuple[float, dict[str, float]]]:
+        """One item per round: the base's seconds per call, and each row's time over the base's."""
+        with threads(self.sweep.timing.threads):
+            for k in range(repeats):
+                turn, ratios, bases = k % max(len(rows), 1), {}, []
+                for i, row in enumerate(rows[turn:] + rows[:turn]):
+                    if i % ROWS_PER_BASE == 0:
+                        bases.append(self.seconds(self.base))
+                    ratios[row.id] = self.seconds(row) / bases[-1]
+                yield statistics.median(bases), ratios
+
+    def seconds(self, row: Row) -> float:
+        """Of one call, applying and removing not counted."""
+        with applied(self.pipe, row):
+            _wait(self.pipe.unet.device)
+            start = time.perf_counter()
+            self._call(row.steps)
+            _wait(self.pipe.unet.device)
+            return time.perf_counter() - start
+
+    def _call(self, steps: int) -> None:
+        how = Settings(steps, self.sweep.guidance, self.sweep.size, len(self.prompts), self.sweep.negative_prompt)
+        sample(self.pipe, self.prompts, self.seeds, how)
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """So many CPU threads inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def peak_memory(work: Callable[[], object], model: torch.nn.Module) -> int | None:
+    """Largest size of all tensors alive at one time during ``work``, the model's parameters included, in bytes.
+
+    On CUDA as the allocator counts it; on a CPU from the profiler's record of every allocation.
+    """
+    device = next(model.parameters()).device
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        work()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device)
+    if device.type != "cpu":
+        return None
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        work()
+    alive = peak = 0
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        alive += event.nbytes()
+        peak = max(peak, alive)
+    return peak + sum(p.nbytes for p in model.parameters())
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
