@@ -62,15 +62,20 @@ def read_correctly(net: LabelNet, images: torch.Tensor, scenes: Scenes) -> dict[
     Returns one share per label, over the pictures that have it (a single shape has no second
     colour, a pair no size), ``shape`` and ``colour`` over both slots, and ``exact``: every label right.
     """
-    logits, truth = net(images), scenes.labels()
+    return shares(net(images), scenes)
+
+
+def shares(logits: dict[str, torch.Tensor], scenes: Scenes) -> dict[str, float]:
+    """``read_correctly`` for answers (N, classes) that are there already."""
+    truth = scenes.labels()
     right = {name: logits[name].argmax(1) == truth[name] for name in HEADS}
     present = {name: getattr(scenes, name) >= 0 for name in HEADS}
-    shares = {name: _share([right[name]], [present[name]]) for name in HEADS}
+    found = {name: _share([right[name]], [present[name]]) for name in HEADS}
     for kind in ("shape", "colour"):
         slots = [f"{kind}1", f"{kind}2"]
-        shares[kind] = _share([right[s] for s in slots], [present[s] for s in slots])
-    shares["exact"] = torch.stack(list(right.values())).all(0).double().mean().item()
-    return shares
+        found[kind] = _share([right[s] for s in slots], [present[s] for s in slots])
+    found["exact"] = torch.stack(list(right.values())).all(0).double().mean().item()
+    return found
 
 
 def _share(right: list[torch.Tensor], present: list[torch.Tensor]) -> float:
