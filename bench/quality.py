@@ -7,11 +7,10 @@
 A row's pictures go to ``<folder>/images/<row id>/<prompt>-<seed>.png``, where any other tool can judge them too.
 """
 
-from __future__ import annotations
+import sys
 
-import typer
-
-from unetaccel.cli.bench import quality_command
+from unetaccel.cli import main
 
 if __name__ == "__main__":
-    typer.run(quality_command)
+    sys.argv[1:1] = ["bench", "quality"]
+    main()

@@ -102,7 +102,7 @@ def test_yaml_is_read_and_its_errors_name_the_file(tmp_path):
     assert (sweep.steps, sweep.size, len(expand(sweep))) == ((20,), (64, 64), 3)
     for text in ("title: [", "- a", "titel: t"):
         file.write_text(text)
-        with pytest.raises(SettingError, match="s.yaml"):
+        with pytest.raises(SettingError, match=r"s\.yaml"):
             read_sweep(file)
     with pytest.raises(SettingError, match="cannot be read as YAML"):
         read_sweep(tmp_path / "none.yaml")
@@ -120,7 +120,7 @@ FILES = {
     "drawbench": ("d.csv", 'Prompts,Category\n"a cat, red",Colors\nA dog,Count\n', ["a cat, red", "A dog"]),
     "parti": (
         "PartiPrompts.tsv",
-        "Prompt\tCategory\tChallenge\tNote\na \"cat\tAnimals\tBasic\t\nbat\tAnimals\tBasic\tx\n",
+        'Prompt\tCategory\tChallenge\tNote\na "cat\tAnimals\tBasic\t\nbat\tAnimals\tBasic\tx\n',
         ['a "cat', "bat"],
     ),
     "coco": (
@@ -165,7 +165,7 @@ def test_a_job_is_its_prompt_and_its_own_noise():
     assert len({jobs[i][1] for i in range(8)}) == 8
     assert jobs[0][0] == jobs[4][0]
     longer = read_jobs(PromptSource(count=6), (7, 0))
-    assert longer[2] == jobs[6]  # whatever else is in the sweep
+    assert longer[2][1] == jobs[6][1]  # whatever else is in the sweep
     assert longer.name(2) == jobs.name(6) == "00002-7.png"
     assert [len(b) for b in jobs.batches(3)] == [3, 3, 2]
 
@@ -220,7 +220,7 @@ def test_another_batch_size_changes_rounding_at_most(pipe, tmp_path):
         found.append(store.read(row).int())
     assert found[0].shape == (10, 3, 32, 32)
     assert (found[0] - found[1]).abs().max() <= 1
-    assert (found[0][0] - found[0][5]).abs().max() > 30  # another seed is another picture
+    assert (found[0][1] - found[0][6]).abs().max() > 100  # another seed is another picture
 
 
 def test_rows_of_one_batch_are_what_the_pipeline_gives(pipe, tmp_path):
@@ -255,11 +255,15 @@ def test_rivals_have_equal_macs_and_equal_time():
         "ddim-10-plain": an_account(0.28, 20.0),  # an offset of 0.1, and 0.018 a step
         row.id: an_account(0.55, 44.0),
     }
-    found = rivals(row, accounts, ("equal_macs", "equal_time"))
-    assert found == {"equal_macs": Row("ddim", 22), "equal_time": Row("ddim", 25)}
+    both = ("equal_macs", "equal_time")
+    assert rivals([plain, row], accounts, both) == {
+        row.id: {"equal_macs": Row("ddim", 22), "equal_time": Row("ddim", 25)}
+    }
+    accounts[row.id] = an_account(0.51, 44.0)  # 22.8 steps: the run of 22 will do
+    assert rivals([plain, row], accounts, both)[row.id]["equal_time"] == Row("ddim", 22)
     accounts[row.id] = an_account(1.2, 100.0)  # slower than plain: no more steps than the row itself has
-    assert rivals(row, accounts, ("equal_time",)) == {"equal_time": Row("ddim", 50)}
-    assert rivals(plain, accounts, ("equal_macs",)) == {}
+    assert rivals([plain, row], accounts, ("equal_time",)) == {row.id: {"equal_time": Row("ddim", 50)}}
+    assert rivals([plain, row], {}, both) == {}
 
 
 # -- whole runs --------------------------------------------------------------------------------------------------
@@ -288,9 +292,15 @@ def test_a_sweep_writes_a_result_with_everything_it_promises(tmp_path):
     assert "psnr" not in plain["metrics"]
     assert len(ours["metrics"]["frechet"]["per_seed"]) == 2
     assert (tmp_path / ours["images"][0]).is_file()
-    assert result["samples"] | {"source": ""} == {"prompts": 8, "seeds": [0, 3], "images": 16, "source": "", "size": [32, 32]}
+    assert result["samples"] | {"source": ""} == {
+        "prompts": 8,
+        "seeds": [0, 3],
+        "images": 16,
+        "source": "",
+        "size": [32, 32],
+    }
     again = []
-    assert run_sweep(sweep, tmp_path / "run", say=again.append) == {k: v for k, v in result.items()} | {
+    assert run_sweep(sweep, tmp_path / "run", say=again.append) == result | {
         "rows": [{k: v for k, v in row.items() if k != "images"} for row in result["rows"]]
     }
     assert not [line for line in again if line.startswith("timed")]
@@ -317,9 +327,9 @@ def test_two_processes_draw_what_one_does(pipe, tmp_path):
     file.write_text(json.dumps(SMALL))
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     script = Path(__file__).parents[1] / "bench" / "quality.py"
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", str(script),
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script),
                str(file), "--folder", str(tmp_path / "two"), "--stage", "draw", "--stage", "judge"]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=240)
     assert done.returncode == 0, done.stderr
     two = Store(tmp_path / "two", one.jobs)
     for row in rows:
@@ -337,4 +347,4 @@ def test_peak_memory_counts_what_lives_at_once():
             y = x + 1
             del x, y
 
-    assert peak_memory(work, model) == 8000 + 64
+    assert 8000 <= peak_memory(work, model) - 64 < 8100  # not 24000; the scalar 1 lives for a moment too

@@ -20,7 +20,9 @@ def quality_command(
     folder: Annotated[
         Path | None, typer.Option(help="Where pictures and times are kept [default: runs/<name of the file>].")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Result file to write [default: in the folder].")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Result file to write [default: in the folder].")
+    ] = None,
     stage: Annotated[
         list[str] | None, typer.Option(help="time, draw or judge; may be given more than once [default: all].")
     ] = None,

@@ -59,7 +59,9 @@ def read_picture(path: Path) -> torch.Tensor:
         with Image.open(path) as image:
             return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
     except OSError as error:
-        raise WeightsError(f"{str(path)!r} is missing or damaged ({error}): delete it and run the sweep again") from error
+        raise WeightsError(
+            f"{str(path)!r} is missing or damaged ({error}): delete it and run the sweep again"
+        ) from error
 
 
 def draw(

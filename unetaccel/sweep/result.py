@@ -44,12 +44,14 @@ def collect(
     if not chosen:
         raise SettingError("no row of this sweep is drawn yet: run the stage `draw` first")
     size = tuple(read_picture(store.path(chosen[0], 0)).shape[1:])
+    beside = rivals(rows, times.accounts, sweep.rivals)
     judge = Judge(store, metrics, _real(sweep, store, size))
     judged = []
     for row in chosen:
         described = _describe(row, sweep, times)
+        described["rivals"] = {name: rival.id for name, rival in beside.get(row.id, {}).items()}
         described["metrics"] = judge.metrics(row, _reference(row, chosen))
-        for name, rival in rivals(row, times.accounts, sweep.rivals).items():
+        for name, rival in beside.get(row.id, {}).items():
             if rival in chosen:
                 described.setdefault("rival_metrics", {})[name] = judge.to_plain(rival, row.plain())
         judged.append(described)
@@ -142,7 +144,6 @@ def _describe(row: Row, sweep: Sweep, times: Times) -> dict:
         found["speedup"] = _spread([a / b for a, b in zip(whole.ratios, account.ratios, strict=False)])
     if row.id in sweep.published:
         found["published"] = sweep.published[row.id]
-    found["rivals"] = {name: rival.id for name, rival in rivals(row, times.accounts, sweep.rivals).items()}
     return found
 
 

@@ -83,6 +83,11 @@ def expand(sweep: Sweep) -> list[Row]:
     twice = {name for name in names if names.count(name) > 1}
     if twice:
         raise SettingError(f"two rows of the sweep are the same: {sorted(twice)[0]}")
+    strangers = sweep.published.keys() - set(names)
+    if strangers:
+        raise SettingError(
+            f"published names {sorted(strangers)[0]!r}, which is no row of this sweep; rows: {', '.join(names)}"
+        )
     return sorted(rows, key=lambda row: row.kind != "plain")
 
 

@@ -28,8 +28,12 @@ Say = Callable[[str], None]
 
 
 def run_sweep(
-    sweep: Sweep, folder: Path | str, out: Path | str | None = None, stages: tuple[str, ...] = STAGES,
-    device: str | torch.device | None = None, say: Say = print,
+    sweep: Sweep,
+    folder: Path | str,
+    out: Path | str | None = None,
+    stages: tuple[str, ...] = STAGES,
+    device: str | torch.device | None = None,
+    say: Say = print,
 ) -> dict | None:
     """Run a sweep in ``folder``; with several processes (torchrun, accelerate launch) each draws its share.
 
@@ -104,7 +108,9 @@ def measure(pipe, sweep: Sweep, jobs: Jobs, rows: list[Row], times: Times, say: 
 
     base = max((row for row in rows if row.kind == "plain"), key=lambda row: row.steps)
     if times.base not in (None, base.id):
-        raise SettingError(f"times.json has ratios to {times.base}, but this sweep's base is {base.id}: delete the file")
+        raise SettingError(
+            f"times.json has ratios to {times.base}, but this sweep's base is {base.id}: delete the file"
+        )
     watch = Stopwatch(pipe, sweep, jobs, base)
     times.base, times.images, times.environment = base.id, len(watch.prompts), environment(pipe.unet.device)
     first = {row.id: row for r in rows for row in (r, anchor(r))}
@@ -129,11 +135,8 @@ def _time_rows(watch: Stopwatch, rows: list[Row], repeats: int, times: Times, sa
 
 def all_rows(rows: list[Row], times: Times, sweep: Sweep) -> list[Row]:
     """The rows of the sweep and their rivals, each once: what is drawn and judged."""
-    found = {row.id: row for row in rows}
-    for row in rows:
-        if row.id in times.accounts and anchor(row).id in times.accounts:
-            found |= {rival.id: rival for rival in rivals(row, times.accounts, sweep.rivals).values()}
-    return list(found.values())
+    found = rivals(rows, times.accounts, sweep.rivals)
+    return list({row.id: row for row in [*rows, *(r for pair in found.values() for r in pair.values())]}.values())
 
 
 def _draw(pipe, rows: list[Row], sweep: Sweep, store: Store, state, say: Say) -> None:

@@ -7,7 +7,9 @@ in between, so that a machine that slows down for a minute slows down both. Seco
 from __future__ import annotations
 
 import gc
+import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -114,7 +116,8 @@ def peak_memory(work: Callable[[], object], model: torch.nn.Module) -> int | Non
         return torch.cuda.max_memory_allocated(device)
     if device.type != "cpu":
         return None
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    cpu = [torch.profiler.ProfilerActivity.CPU]
+    with _silent_libraries(), torch.profiler.profile(activities=cpu, profile_memory=True) as profile:
         work()
     alive = peak = 0
     events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
@@ -122,6 +125,20 @@ def peak_memory(work: Callable[[], object], model: torch.nn.Module) -> int | Non
         alive += event.nbytes()
         peak = max(peak, alive)
     return peak + sum(p.nbytes for p in model.parameters())
+
+
+@contextmanager
+def _silent_libraries() -> Iterator[None]:
+    """No output of C++ libraries on stderr: the profiler writes two lines each time it runs."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _wait(device: torch.device) -> None:
