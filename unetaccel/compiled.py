@@ -13,22 +13,35 @@ import torch
 from torch import nn
 
 from .errors import SettingError, UnsupportedModelError
+from .lora import LoraScales
+from .overlay import Fingerprint
 from .skips import resolve_cut, skip_table
-from .views import CachedStep, FullStep, Views, build_views
+from .views import CachedStep, FullStep, Views, build_views, split_containers
 
 
-def compile_views(views: Views, options: dict) -> Views:
-    """Replace both steps of ``views`` by compiled ones (``fullgraph=True``); nothing is compiled before the first call."""
-    views.full_step = compile_step(views.full_step, options)
-    views.cached_step = compile_step(views.cached_step, options)
+def compiled_views(unet: nn.Module, b: int, options: dict) -> Views:
+    """Views of ``unet`` for cut ``b`` whose steps are compiled (``fullgraph=True``), each at its first call.
+
+    Raises:
+        UnsupportedModelError: as ``build_views``.
+    """
+    scales = LoraScales(unet)
+    views = build_views(scales.unet, b)
+    split, adapters = split_containers(unet, views.skip), [getattr(unet, "peft_config", {})]
+    views.fingerprint = Fingerprint(split, scales.containers(), adapters)
+    views.cached_fingerprint = Fingerprint(split, scales.containers(views.cached), adapters)
+    views.full_step = compile_step(views.full_step, options, scales)
+    views.cached_step = compile_step(views.cached_step, options, scales)
+    views.plain_step = compile_step(views.plain_step, options, scales)
     return views
 
 
-def compile_step(step: Callable, options: dict) -> Callable:
-    """``torch.compile`` of one step, with the timestep made a tensor so that its value is no constant of the graph."""
+def compile_step(step: Callable, options: dict, scales: LoraScales) -> Callable:
+    """``torch.compile`` of one step, with timestep and LoRA scales as tensors: no value becomes a constant of the graph."""
     compiled = torch.compile(step, **{"fullgraph": True, "dynamic": False, **options})
 
     def call(**inputs):
+        inputs = scales.follow(inputs)
         timestep = inputs["timestep"]
         if not isinstance(timestep, torch.Tensor):
             inputs["timestep"] = torch.tensor(timestep, device=inputs["sample"].device)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from torch import nn
 
 from . import timeline as timelines
-from .compiled import check_compilable, compile_step, compile_views
+from .compiled import check_compilable, compiled_views
 from .costs import auto_cut
 from .errors import SettingError, check_count
 from .methods import DeepCache, Method
@@ -53,7 +53,6 @@ class Engine:
         if compile is not None:
             check_compilable(unet)
         self._idle: list[Views] = [self._build()]  # built now, so that what cannot work fails here
-        self._plain = self._run_plain if compile is None else compile_step(self._run_plain, compile)
         self._lock = threading.Lock()
         self._warned = False
 
@@ -70,14 +69,17 @@ class Engine:
         inputs = {**dict(zip(self._names, args, strict=False)), **kwargs}
         if len(inputs) < len(args) + len(kwargs) or not {"sample", "timestep"} <= inputs.keys():
             return self._forward(self.original, *args, **kwargs)  # a TypeError, in Python's own words
-        return run.evaluate(inputs, lambda: self._plain(**completed(inputs)))
+        return run.evaluate(inputs, lambda: self._run_plain(run, completed(inputs)))
 
-    def _run_plain(self, **inputs) -> object:
-        return self._forward(self.original, **inputs)
+    def _run_plain(self, run: Run, inputs: dict) -> object:
+        if self._compile is None:
+            return self._forward(self.original, **inputs)
+        return run.fresh_views().run_plain(inputs)
 
     def _build(self) -> Views:
-        views = build_views(self.original, self.cut)
-        return views if self._compile is None else compile_views(views, self._compile)
+        if self._compile is None:
+            return build_views(self.original, self.cut)
+        return compiled_views(self.original, self.cut, self._compile)
 
     def _warn_outside(self) -> None:
         if self.removed or self._warned:
@@ -108,7 +110,7 @@ class Engine:
         with self._lock:
             while self._idle:
                 views = self._idle.pop()
-                if views.fingerprint.is_current():
+                if views.are_current():
                     return views
         return self._build()
 

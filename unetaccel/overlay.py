@@ -7,8 +7,7 @@ the overlay is an exact undo.
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import nn
 
@@ -67,27 +66,32 @@ def copied_containers(module: nn.Module, paths: list[str]) -> list[nn.Module]:
 class Fingerprint:
     """Remembers the state of some containers and tells whether a copy made of them is stale.
 
-    Compared are each container's children and plain attributes, by identity: FreeU's factors,
-    a replaced layer or a new adapter on ``conv_in`` change it, a new weight inside a shared leaf does
-    not (the copy sees that by itself). Costs about a microsecond per container.
+    Compared are each container's children, by identity, and plain attributes: FreeU's factors, a replaced layer
+    or a new adapter on ``conv_in`` change it, a new weight inside a shared leaf does not (the copy sees
+    that by itself). Costs about a microsecond per container.
+
+    Args:
+        containers: what was copied and must not get hooks.
+        inner: what was copied, hooks and all.
+        tables: dicts whose entries matter too.
     """
 
-    def __init__(self, containers: list[nn.Module]):
-        self._seen = [(m, dict(m.__dict__), dict(m._modules), _hooks(m)) for m in containers]
+    def __init__(self, containers: list[nn.Module], inner: Iterable[nn.Module] = (), tables: Iterable[dict] = ()):
+        self._containers, self._hooks = containers, list(map(_hooks, containers))
+        modules = {id(m): m for m in (*containers, *inner)}.values()
+        self._live = [*(d for m in modules for d in (m.__dict__, m._modules)), *tables]
+        self._seen = [dict(d) for d in self._live]
 
     def is_current(self) -> bool:
-        return all(
-            _same(m.__dict__, plain) and _same(m._modules, children) and _hooks(m) == hooks
-            for m, plain, children, hooks in self._seen
-        )
+        try:
+            same = self._live == self._seen
+        except (RuntimeError, ValueError):  # of arrays among the attributes, one replaced by another
+            return False
+        return same and list(map(_hooks, self._containers)) == self._hooks
 
 
 def _hooks(module: nn.Module) -> int:
     return len(module._forward_hooks) + len(module._forward_pre_hooks)
-
-
-def _same(now: dict, then: dict) -> bool:
-    return now.keys() == then.keys() and all(map(operator.is_, now.values(), then.values()))
 
 
 def has_foreign_forward(module: nn.Module) -> bool:

@@ -59,7 +59,7 @@ class Run:
     Args:
         owner: the engine whose calls belong to this run.
         reuse: the reuse method; it turns the timeline into one flag per evaluation.
-        borrow: gives the views to run on; asked again whenever ``Views.fingerprint`` has gone stale.
+        borrow: gives the views to run on; asked again whenever these are not current any more.
         timeline: what is known of the call once its timesteps are set.
         streams: evaluations per step, or None if ``step`` is called after each scheduler step.
     """
@@ -131,11 +131,11 @@ class Run:
                 output = plain()
             elif full:
                 stream.feature = None  # freed before the pass, so that old and new never live side by side
-                output, stream.feature = self._fresh_views().run_full(completed(inputs))
+                output, stream.feature = self.fresh_views().run_full(completed(inputs))
                 stream.inputs = made_for
                 report.cached_bytes = max(report.cached_bytes, self._bytes())
             else:
-                output = self._fresh_views().run_cached(inputs, stream.feature)
+                output = self.fresh_views(cached=True).run_cached(inputs, stream.feature)
         stream.condition = condition
         report.kinds[self._calls].append(full)
         return output
@@ -181,8 +181,9 @@ class Run:
             return True
         return condition != stream.condition and any(condition == s.condition for s in self._streams)
 
-    def _fresh_views(self) -> Views:
-        if self.views is None or not self.views.fingerprint.is_current():
+    def fresh_views(self, cached: bool = False) -> Views:
+        """The views that this run evaluates on, made anew if the model has changed (for ``cached``, in what they read)."""
+        if self.views is None or not self.views.are_current(cached):
             self.views = self._borrow()
         return self.views
 

@@ -92,10 +92,23 @@ class CachedStep(nn.Module):
         return output
 
 
+class PlainStep(nn.Module):
+    """An evaluation in a call that reuses nothing: keyword inputs of the U-Net -> its output."""
+
+    def __init__(self, unet: nn.Module):
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, **inputs):
+        return type(self.unet).forward(self.unet, **inputs)
+
+
 @dataclass
 class Views:
     """``full`` and ``cached``: two U-Nets of the original's class, and the port through which F passes."""
 
+    unet: nn.Module
+    """What they are views of."""
     full: nn.Module
     cached: nn.Module
     port: Port
@@ -107,6 +120,13 @@ class Views:
     def __post_init__(self):
         self.full_step: Callable = FullStep(self.full, self.port)
         self.cached_step: Callable = CachedStep(self.cached, self.port)
+        self.plain_step: Callable = PlainStep(self.unet)
+        self.cached_fingerprint = self.fingerprint
+        """Of what the cached view was made of."""
+
+    def are_current(self, cached: bool = False) -> bool:
+        """Whether the model is as it was when they were made; with ``cached``, as far as cached evaluations read it."""
+        return (self.cached_fingerprint if cached else self.fingerprint).is_current()
 
     def run_full(self, inputs: dict) -> tuple[object, torch.Tensor]:
         """One full evaluation with keyword ``inputs``: the U-Net's output, and F of shape (N, C, H, W)."""
@@ -115,6 +135,10 @@ class Views:
     def run_cached(self, inputs: dict, feature: torch.Tensor) -> object:
         """One cached evaluation from ``feature``: the U-Net's output."""
         return self._call(self.cached_step, {**self.relevant(inputs), "feature": feature})
+
+    def run_plain(self, inputs: dict) -> object:
+        """One evaluation of the whole U-Net, for which nothing is kept."""
+        return self.plain_step(**inputs)
 
     def _call(self, step: Callable, inputs: dict) -> object:
         try:
@@ -144,13 +168,9 @@ def build_views(unet: nn.Module, b: int) -> Views:
         UnsupportedModelError: see ``skips.check_supported``; or a block was patched by another tool.
     """
     skip = skip_table(unet)[b]
-    split = {f"up_blocks.{skip.up_block}": unet.up_blocks[skip.up_block]}
-    if skip.block >= 0:
-        split[f"down_blocks.{skip.block}"] = unet.down_blocks[skip.block]
-    lists = [f"{path}.{name}.0" for path, block in split.items() for name in LAYER_LISTS if getattr(block, name, None)]
-    containers = copied_containers(unet, ["down_blocks.0", "up_blocks.0", *lists])
+    containers = split_containers(unet, skip)
     refuse_replaced_forward(containers[1:], {id(m): name for name, m in unet.named_modules()})
-    _refuse_hooks(split, skip)
+    _refuse_hooks(_split_blocks(unet, skip), skip)
     port, up = Port(), list(unet.up_blocks)
     entry, above = up[skip.up_block], up[skip.up_block + 1 :]
     head = [*up[: skip.up_block], *([_layers(entry, 0, skip.up_layer, "upsamplers")] if skip.up_layer else [])]
@@ -166,7 +186,22 @@ def build_views(unet: nn.Module, b: int) -> Views:
             "up_blocks": nn.ModuleList([Tap(tail, port, reads=True), *above]),
         },
     )
-    return Views(full, cached, port, skip, whole, Fingerprint(containers))
+    return Views(unet, full, cached, port, skip, whole, Fingerprint(containers))
+
+
+def split_containers(unet: nn.Module, skip: Skip) -> list[nn.Module]:
+    """The modules of ``unet`` that its views for the cut at ``skip`` copy."""
+    blocks = _split_blocks(unet, skip).items()
+    lists = [f"{path}.{name}.0" for path, block in blocks for name in LAYER_LISTS if getattr(block, name, None)]
+    return copied_containers(unet, ["down_blocks.0", "up_blocks.0", *lists])
+
+
+def _split_blocks(unet: nn.Module, skip: Skip) -> dict[str, nn.Module]:
+    """The blocks that this cut may run in parts, by path."""
+    blocks = {f"up_blocks.{skip.up_block}": unet.up_blocks[skip.up_block]}
+    if skip.block >= 0:
+        blocks[f"down_blocks.{skip.block}"] = unet.down_blocks[skip.block]
+    return blocks
 
 
 def _takes_adapter(block: nn.Module, layer: int) -> bool:
