@@ -7,7 +7,7 @@ from accelerate.hooks import add_hook_to_module, remove_hook_from_module
 from diffusers.hooks import apply_group_offloading
 
 import unetaccel
-from unetaccel import DeepCache, UnsupportedModelError
+from unetaccel import DeepCache
 
 CPU = torch.device("cpu")
 
@@ -18,12 +18,6 @@ def model_offload(pipe):
 
 def leaf_offload(pipe):
     apply_group_offloading(pipe.unet, onload_device=CPU, offload_device=CPU, offload_type="leaf_level")
-
-
-def block_offload(pipe):
-    apply_group_offloading(
-        pipe.unet, onload_device=CPU, offload_device=CPU, offload_type="block_level", num_blocks_per_group=1
-    )
 
 
 def layerwise_casting(pipe):
@@ -82,22 +76,6 @@ def test_sequential_offload(tiny, when):
     assert unet.conv_in.weight.is_meta
     handle.remove()
     assert torch.equal(unet(**{**inputs, "timestep": torch.tensor(900)})[0], expected[0])
-
-
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_group_offload_of_whole_blocks_is_refused_with_the_way_out(tiny, when):
-    pipe = tiny.pipe()
-    if when == "before":
-        block_offload(pipe)
-        with pytest.raises(UnsupportedModelError, match="offload_type='leaf_level'"):
-            unetaccel.apply(pipe, DeepCache())
-        return
-    handle = unetaccel.apply(pipe, DeepCache())
-    block_offload(pipe)
-    with pytest.raises(UnsupportedModelError, match="offload_type='leaf_level'"):
-        tiny.call(pipe)
-    handle.remove()
-    tiny.call(pipe)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -16,6 +16,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from .offload import call_hooked, is_group_offloaded
 from .overlay import has_foreign_forward
 
 
@@ -41,6 +42,8 @@ class Face:
             return types.MethodType(type(self)._evaluate, self)
         if "_hf_hook" in self.__dict__:  # accelerate's wrapper may be bound to the plain U-Net: do what it does
             return types.MethodType(type(self)._evaluate_hooked, self)
+        if is_group_offloaded(self._unetaccel.original):  # likewise
+            return types.MethodType(type(self)._evaluate_group_offloaded, self)
         return self.__dict__["forward"]
 
     @forward.setter
@@ -49,6 +52,13 @@ class Face:
         self.__dict__["forward"] = value
         if not has_foreign_forward(self._unetaccel.original):
             del self.__dict__["forward"]
+
+    def __eq__(self, other):
+        # Group offloading compares a module with the one that leads its group, and may have met either of the two.
+        return isinstance(other, nn.Module) and other.__dict__ is self.__dict__
+
+    def __hash__(self):
+        return hash(self._unetaccel.original)
 
     def __deepcopy__(self, memo):
         return copy.deepcopy(self._unetaccel.original, memo)
@@ -97,6 +107,10 @@ def _face_class(cls: type, kind: type[Face]) -> type:
             output = self._unetaccel.evaluate(args, kwargs)
         return hook.post_forward(self, output)
 
+    @functools.wraps(cls.forward)
+    def evaluate_group_offloaded(self, *args, **kwargs):
+        return call_hooked(self, lambda *args, **kwargs: self._unetaccel.evaluate(args, kwargs), args, kwargs)
+
     members = {
         "__slots__": ("_unetaccel",),
         "__module__": cls.__module__,
@@ -104,5 +118,6 @@ def _face_class(cls: type, kind: type[Face]) -> type:
         "__doc__": cls.__doc__,
         "_evaluate": evaluate,
         "_evaluate_hooked": evaluate_hooked,
+        "_evaluate_group_offloaded": evaluate_group_offloaded,
     }
     return type(cls.__name__, (kind, cls), members)

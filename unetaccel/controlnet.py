@@ -7,6 +7,7 @@ views of the U-Net, and equal to running it in full.
 
 from __future__ import annotations
 
+import functools
 import inspect
 
 import torch
@@ -14,10 +15,11 @@ from torch import nn
 
 from .accelerated import Face
 from .engine import Engine
+from .offload import call_hooked, carry_hook, is_group_offloaded, streamed
 from .overlay import Fingerprint, copied_containers, has_foreign_forward, overlay
-from .run import PartialResiduals, current_run
+from .run import current_run, partial_residuals
 from .skips import encoder_skips
-from .views import PassThrough, encoder_through
+from .views import PassThrough, encoder_through, part
 
 
 class AcceleratedControlNet(Face):
@@ -39,8 +41,12 @@ class ControlNetEngine:
         self.engine = engine
         self._forward = type(controlnet).forward
         self._names = list(inspect.signature(self._forward).parameters)[1:]
-        self._view = truncated(controlnet, engine.cut)
-        self._fingerprint = Fingerprint(_containers(controlnet))
+        self._refresh()
+
+    def _refresh(self) -> None:
+        whole = why_in_full(self.original) is not None  # it may have been patched or offloaded since
+        self._view = self.original if whole else truncated(self.original, self.engine.cut)
+        self._fingerprint = Fingerprint(_containers(self.original))
 
     def evaluate(self, args: tuple, kwargs: dict) -> object:
         """One call: ``(residuals, mid residual)``, or diffusers' output object, as the ControlNet itself gives it."""
@@ -49,12 +55,15 @@ class ControlNetEngine:
         if run is None or not run.reuses_next() or not _can_shorten(self.original, inputs):
             return self._forward(self.original, **inputs)
         if not self._fingerprint.is_current():
-            self._view, self._fingerprint = (
-                truncated(self.original, self.engine.cut),
-                Fingerprint(_containers(self.original)),
-            )
+            self._refresh()
         residuals, mid = self._forward(self._view, **inputs)
-        return PartialResiduals(residuals, lambda: self._forward(self.original, **inputs)), mid
+        return partial_residuals(residuals, lambda: self._run_whole(inputs)), mid
+
+    def _run_whole(self, inputs: dict) -> object:
+        """As ``original(**inputs)``, whose ``forward`` may lead back here."""
+        whole = functools.partial(self._forward, self.original)
+        offloaded = is_group_offloaded(self.original)
+        return call_hooked(self.original, whole, (), inputs) if offloaded else whole(**inputs)
 
 
 def controlnet_engine(controlnet: object, engine: Engine) -> ControlNetEngine | None:
@@ -70,8 +79,10 @@ def why_in_full(controlnet: nn.Module) -> str | None:
     kinds = {type(p).__name__ for p in _parts(controlnet) if "ControlNetModel" not in _class_names(p)}
     if kinds or not _parts(controlnet):
         return f"{', '.join(kinds) or 'an empty MultiControlNetModel'} is not a ControlNetModel"
-    if any(map(has_foreign_forward, _containers(controlnet)[1:])):
+    if any(has_foreign_forward(m) and not is_group_offloaded(m) for m in _containers(controlnet)[1:]):
         return "another tool has replaced `forward` of one of its blocks"
+    if streamed(controlnet) is not None:
+        return "group offloading with use_stream=True prefetches its weights in the order of a whole pass"
     return None
 
 
@@ -82,14 +93,18 @@ def _class_names(module: nn.Module) -> set[str]:
 def truncated(controlnet: nn.Module, b: int) -> nn.Module:
     """A view that makes residuals 0..b; its mid residual is a zero of no dimensions."""
     if hasattr(controlnet, "nets"):
-        return overlay(controlnet, {"nets": nn.ModuleList(truncated(net, b) for net in controlnet.nets)})
+        nets = nn.ModuleList(truncated(net, b) for net in controlnet.nets)
+        for view, net in zip(nets, controlnet.nets, strict=True):
+            carry_hook(view, net, controlnet.nets)
+        return overlay(controlnet, {"nets": nets})
     block, layer = encoder_skips(controlnet)[b][:2]
+    zeros = list(controlnet.controlnet_down_blocks[: b + 1])
     return overlay(
         controlnet,
         {
             "down_blocks": nn.ModuleList(encoder_through(controlnet, block, layer)),
             "mid_block": PassThrough(),
-            "controlnet_down_blocks": controlnet.controlnet_down_blocks[: b + 1],
+            "controlnet_down_blocks": nn.ModuleList([*zeros[:-1], part(zeros[-1], zeros)]),
             "controlnet_mid_block": _Zero(),
         },
     )

@@ -9,6 +9,7 @@ from torch import nn
 from .controlnet import why_in_full
 from .costs import AUTO_SHARE, CutCost, cut_costs, deepest_cheap, example_inputs
 from .errors import UnsupportedModelError
+from .offload import streamed
 from .overlay import has_foreign_forward
 from .skips import skip_table
 from .timeline import of_steps
@@ -108,13 +109,12 @@ def _patches(unet: nn.Module) -> list[Finding]:
 
 
 def _hooks(unet: nn.Module) -> list[Finding]:
-    blocks = {*unet.down_blocks, *unet.up_blocks} if hasattr(unet, "up_blocks") else set()
+    if streamed(unet) is not None:
+        return [Finding("conflict", "group offloading prefetches weights: use it with use_stream=False")]
     hooked = [m for m in unet.modules() if hasattr(m, "_hf_hook") or hasattr(m, "_diffusers_hook")]
-    if blocks & set(hooked):
-        return [Finding("conflict", "whole blocks are offloaded as groups: use offload_type='leaf_level'")]
     if len(hooked) > 1:
         return [
-            Finding("note", f"{len(hooked)} layers have offload or casting hooks: works, but not with compile=True")
+            Finding("note", f"{len(hooked)} modules have offload or casting hooks: works, but not with compile=True")
         ]
     return [Finding("ok", "model offload is on: works before and after apply")] if hooked else []
 

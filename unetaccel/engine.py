@@ -15,6 +15,7 @@ from .compiled import check_compilable, compiled_views
 from .costs import auto_cut
 from .errors import SettingError, check_count
 from .methods import DeepCache, Method
+from .offload import refuse_streams
 from .overlay import has_foreign_forward, refuse_replaced_forward
 from .run import Report, Run, active, completed, current_run
 from .skips import Skip, resolve_cut, skip_table
@@ -38,6 +39,7 @@ class Engine:
         self.original = unet
         self.methods = methods
         self.reuse = _reuse(methods)
+        refuse_streams(unet)
         if has_foreign_forward(unet) and not hasattr(unet, "_hf_hook"):
             refuse_replaced_forward([unet], {id(unet): "the U-Net"})
         self.table = skip_table(unet)
@@ -50,8 +52,6 @@ class Engine:
         self._forward = type(unet).forward
         self._names = list(inspect.signature(self._forward).parameters)[1:]
         self._compile = compile
-        if compile is not None:
-            check_compilable(unet)
         self._idle: list[Views] = [self._build()]  # built now, so that what cannot work fails here
         self._lock = threading.Lock()
         self._warned = False
@@ -79,6 +79,7 @@ class Engine:
     def _build(self) -> Views:
         if self._compile is None:
             return build_views(self.original, self.cut)
+        check_compilable(self.original)  # again whenever the model has changed
         return compiled_views(self.original, self.cut, self._compile)
 
     def _warn_outside(self) -> None:

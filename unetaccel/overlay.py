@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from torch import nn
 
 from .errors import UnsupportedModelError
+from .offload import is_group_offloaded
 
 
 def overlay(module: nn.Module, replacements: Mapping[str, nn.Module | None]) -> nn.Module:
@@ -44,9 +45,9 @@ def _with_children(module: nn.Module, children: Mapping[str, nn.Module | None]) 
     copy = type(module).__new__(type(module))
     copy.__dict__.update({k: v for k, v in module.__dict__.items() if k not in children})
     # Callables bound to the original would run the original's children: what nn.Module.compile() stores, and
-    # the class's own `forward` as DeepCacheSDHelper.disable() leaves it behind.
+    # the class's own `forward` as DeepCacheSDHelper.disable() leaves it behind, or with offloading around it.
     copy.__dict__["_compiled_call_impl"] = None
-    if not has_foreign_forward(module):
+    if not has_foreign_forward(module) or is_group_offloaded(module):
         copy.__dict__.pop("forward", None)
     copy.__dict__["_modules"] = {**module._modules, **children}
     return copy
@@ -111,10 +112,11 @@ def refuse_replaced_forward(containers: list[nn.Module], names: Mapping[int, str
     Such a ``forward`` is bound to the original module, so a truncated copy would silently run the whole original.
     """
     for module in filter(has_foreign_forward, containers):
+        if is_group_offloaded(module):
+            continue
         name = names.get(id(module), type(module).__name__)
         raise UnsupportedModelError(
             f"{name} ({type(module).__name__}) has a replaced `forward`: another tool has patched this U-Net "
-            "(for example DeepCacheSDHelper.enable(), or group offloading of whole blocks). Undo that first "
-            "(DeepCacheSDHelper.disable(), pipe.remove_all_hooks()) and call unetaccel.apply again; "
-            "for group offloading use offload_type='leaf_level'."
+            "(for example DeepCacheSDHelper.enable()). Undo that first (DeepCacheSDHelper.disable(), "
+            "pipe.remove_all_hooks()) and call unetaccel.apply again."
         )

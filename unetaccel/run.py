@@ -191,20 +191,25 @@ class Run:
         return sum(s.feature.nbytes for s in self._streams if s.feature is not None)
 
 
-class PartialResiduals(list):
-    """The first residuals of a ControlNet, for a cached evaluation; ``complete`` makes all of them after all."""
+_COMPLETE = "_unetaccel_complete"
 
-    def __init__(self, residuals: list[torch.Tensor], complete: Callable[[], tuple[list, torch.Tensor]]):
-        super().__init__(residuals)
-        self.complete = complete
+
+def partial_residuals(residuals: list[torch.Tensor], complete: Callable[[], tuple[list, torch.Tensor]]) -> list:
+    """The first residuals of a ControlNet, for a cached evaluation; ``complete`` makes all of them after all.
+
+    It is kept on the first tensor: offload hooks make new lists of the same tensors.
+    """
+    setattr(residuals[0], _COMPLETE, complete)
+    return residuals
 
 
 def completed(inputs: dict) -> dict:
     """The inputs with all residuals, for an evaluation that must be full though a cached one was expected."""
     residuals = inputs.get(RESIDUALS)
-    if not isinstance(residuals, PartialResiduals):
+    complete = getattr(residuals[0], _COMPLETE, None) if residuals else None
+    if complete is None:
         return inputs
-    down, mid = residuals.complete()
+    down, mid = complete()
     return {**inputs, RESIDUALS: down, MID_RESIDUAL: mid}
 
 

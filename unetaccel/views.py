@@ -7,13 +7,14 @@ The full view hands F, the hidden state entering the decoder layer that consumes
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
 from .errors import UnsupportedModelError
+from .offload import carry_hook, group_is_cut, refuse_streams
 from .overlay import Fingerprint, copied_containers, overlay, refuse_replaced_forward
 from .skips import LAYER_LISTS, Skip, skip_table
 
@@ -169,15 +170,19 @@ def build_views(unet: nn.Module, b: int) -> Views:
     """
     skip = skip_table(unet)[b]
     containers = split_containers(unet, skip)
+    refuse_streams(unet)
     refuse_replaced_forward(containers[1:], {id(m): name for name, m in unet.named_modules()})
     _refuse_hooks(_split_blocks(unet, skip), skip)
     port, up = Port(), list(unet.up_blocks)
     entry, above = up[skip.up_block], up[skip.up_block + 1 :]
-    head = [*up[: skip.up_block], *([_layers(entry, 0, skip.up_layer, "upsamplers")] if skip.up_layer else [])]
-    tail = _layers(entry, skip.up_layer, None, None) if skip.up_layer else entry
+    head = up[: skip.up_block]
+    if skip.up_layer:
+        head.append(part(entry, up, 0, skip.up_layer, "upsamplers", after=False))
+    tail = part(entry, up, skip.up_layer, before=not skip.up_layer)
     full = overlay(unet, {"up_blocks": nn.ModuleList([*head, Tap(tail, port, reads=False), *above])})
     down = encoder_through(unet, skip.block, skip.layer)
     whole = len(down) - (skip.block >= 0 and not _takes_adapter(unet.down_blocks[skip.block], skip.layer))
+    tail = part(entry, [entry, *above], skip.up_layer)
     cached = overlay(
         unet,
         {
@@ -227,14 +232,29 @@ def encoder_through(model: nn.Module, block: int, layer: int) -> list[nn.Module]
     """The down blocks that run up to this layer of this block (see ``Skip``), the last of them cut short."""
     if block < 0:
         return []
-    last, before = model.down_blocks[block], list(model.down_blocks[:block])
+    running = list(model.down_blocks[: block + 1])
+    last = running[-1]
     if layer >= len(last.resnets):
-        return [*before, last]
-    return [*before, _layers(last, 0, layer + 1, "downsamplers")]
+        return [*running[:-1], part(last, running)]
+    return [*running[:-1], part(last, running, 0, layer + 1, "downsamplers")]
 
 
-def _layers(block: nn.Module, start: int, stop: int | None, without: str | None) -> nn.Module:
-    """``block`` with layers start..stop only, and without its resampler if ``without`` names it."""
+def part(
+    block: nn.Module,
+    running: Sequence[nn.Module],
+    start: int = 0,
+    stop: int | None = None,
+    without: str | None = None,
+    before: bool = True,
+    after: bool = True,
+) -> nn.Module:
+    """``block`` with layers start..stop only, and without its resampler if ``without`` names it.
+
+    The block itself if that is all of it, unless it must stand in for another (see ``offload.carry_hook``, also for
+    ``running``, ``before`` and ``after``).
+    """
+    if start == 0 and without is None and not group_is_cut(block, running):
+        return block
     changes: dict[str, nn.Module | None] = {
         name: nn.ModuleList(list(getattr(block, name))[start:stop])
         for name in LAYER_LISTS
@@ -242,4 +262,6 @@ def _layers(block: nn.Module, start: int, stop: int | None, without: str | None)
     }
     if without is not None:
         changes[without] = None
-    return overlay(block, changes)
+    copy = overlay(block, changes)
+    carry_hook(copy, block, running, before, after)
+    return copy
