@@ -20,7 +20,9 @@ METRICS = {
 }
 
 
-def write_result(folder: Path, intervals=(2, 5), cuts=(0,), schedules=("uniform",), steps=(20,), pictures: int = 2) -> Path:
+def write_result(
+    folder: Path, intervals=(2, 5), cuts=(0,), schedules=("uniform",), steps=(20,), pictures: int = 2
+) -> Path:
     """A result file with its images; by default a handful of rows."""
     chance = random.Random(0)
     methods = [

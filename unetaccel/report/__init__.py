@@ -2,6 +2,6 @@
 
 from .page import write_page
 from .results import load
+from .tables import markdown
 
-
-__all__ = ["load", "write_page"]
+__all__ = ["load", "markdown", "write_page"]

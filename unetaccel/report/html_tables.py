@@ -11,6 +11,7 @@ from . import texts
 from .payload import published
 from .results import QualityResult, SpeedResult
 from .rows import Row, Spread, number
+from .series import family_name
 from .verdicts import verdict
 
 MARKS = {"row": ("ahead", "▲"), "level": ("level", "≈"), "plain": ("behind", "▼")}
@@ -69,24 +70,24 @@ def strip(pattern: str) -> str:
 
 def quality_table(result: QualityResult) -> str:
     """All rows of a sweep with cost, quality and the plain run of equal MACs."""
-    rows = result.rows
+    rows = result.ordered()
     columns = [
         Column("row", lambda row: (_name(row), row.label)),
         Column("steps", lambda row: _plain(row.steps)),
         *([Column("solver", lambda row: (escape(row.solver), row.solver))] if len({r.solver for r in rows}) > 1 else []),
         Column("speedup", _speedup, "over the plain run of as many steps: median, 20th to 80th percentile"),
-        Column("ceiling", lambda row: _plain(row.ceiling, lambda v: f"{v:.2f}x"), "1 / share of the plain run's MACs"),
+        Column("ceiling", _ceiling, "1 / share of the plain run's MACs"),
         Column("time", lambda row: _spread(row.seconds, texts.seconds), "per image: median, 20th to 80th percentile"),
         Column("MACs", lambda row: _plain(row.macs, texts.scaled), "per image, U-Net only, whole run"),
+        *_where(rows, "published", lambda row: bool(row.published), _published),
         *(_metric(result, name) for name in result.metrics),
-        *_where(rows, "published", lambda row: bool(row.published), lambda row: (escape(published(row)), published(row) or None)),
         *_where(rows, "cached", lambda row: row.cached_bytes is not None, lambda row: _plain(row.cached_bytes, texts.size)),
         *_where(
             rows, "peak memory", lambda row: row.peak_memory_bytes is not None,
             lambda row: _plain(row.peak_memory_bytes, texts.size),
         ),
     ]  # fmt: skip
-    return table("All rows", columns, list(rows), [row.id for row in rows])
+    return table("All rows", columns, rows, [row.id for row in rows])
 
 
 def _where(rows, title: str, known, cell) -> list[Column]:
@@ -100,7 +101,22 @@ def _plain(value: float | None, text=str) -> tuple[str, object]:
 
 def _name(row: Row) -> str:
     kind = {"peer": '<span class="kind">peer</span>', "plain": ""}.get(row.kind, "")
-    return f'<button type="button" class="pick">{escape(row.label)}</button>{kind}{strip(row.pattern)}<code>{escape(row.id)}</code>'
+    family = "" if row.kind == "plain" else f"<small>{escape(family_name(row))}</small>"
+    pick = f'<button type="button" class="pick" title="{escape(row.id)}">{escape(row.label)}</button>'
+    return f"{pick}{kind}{strip(row.pattern)}{family}"
+
+
+def _ceiling(row: Row) -> tuple[str, object]:
+    return _plain(None if row.kind == "plain" else row.ceiling, lambda v: f"{v:.2f}x")
+
+
+def _published(row: Row) -> tuple[str, object]:
+    """The paper's figures, and below them where they stand."""
+    text = published(row)
+    if not text:
+        return texts.NONE, None
+    figures, bracket, source = text.partition(" (")
+    return escape(figures) + f"<small>{escape(source.removesuffix(')'))}</small>" * bool(bracket), text
 
 
 def _speedup(row: Row) -> tuple[str, object]:
@@ -159,10 +175,10 @@ def speed_table(result: SpeedResult) -> str:
         Column("cut", lambda case: _plain(number(case.get("cut")))),
         Column("speedup", ratio("speedup"), "over the plain run: median, 20th to 80th percentile"),
         Column("ceiling by time", ratio("ceiling_time"), "from the bare forward times"),
-        Column("of ceiling", ratio("of_ceiling", _percent)),
+        Column("of ceiling", ratio("of_ceiling", texts.percent)),
         Column("ceiling by MACs", lambda case: _plain(number(case.get("ceiling_macs")), lambda v: f"{v:.2f}x")),
         Column("DeepCache 0.1.1", ratio("speedup_official"), "speedup of the official package"),
-        Column("our time / its", ratio("ours_over_official_time", _ratio)),
+        Column("our time / its", ratio("ours_over_official_time", texts.ratio)),
         Column("plain run of equal MACs", rival),
         Column("cached", lambda case: _plain(number(case.get("cached_bytes")), texts.size)),
     ]
@@ -172,11 +188,3 @@ def speed_table(result: SpeedResult) -> str:
 def _case(case: dict) -> str:
     scale = "" if case.get("scale") in (None, 1, 1.0) else f", {case['scale']} of its size"
     return f"<b>{escape(str(case.get('case')) + scale)}</b>{strip(str(case.get('pattern') or ''))}"
-
-
-def _percent(spread: Spread) -> str:
-    return f"{spread.median:.0%} ({spread.low:.0%} to {spread.high:.0%})"
-
-
-def _ratio(spread: Spread) -> str:
-    return f"{spread.median:.3f} ({spread.low:.3f} to {spread.high:.3f})"

@@ -67,9 +67,9 @@ def _tally(result: QualityResult, name: str) -> str:
     found = verdicts.count(result, name)
     if not sum(found.values()):
         return ""
-    words = {"row": "ahead", "level": "level", "plain": "behind"}
+    words, marks = {"row": "ahead", "level": "level", "plain": "behind"}, {"row": "▲", "level": "≈", "plain": "▼"}
     parts = "".join(
-        f'<span class="{words[k]}" style="flex-grow:{n}" title="{n} {words[k]}">{n}</span>'
+        f'<span class="{words[k]}" style="flex-grow:{n}" title="{n} {words[k]}">{n} {marks[k]}</span>'
         for k, n in found.items()
         if n
     )

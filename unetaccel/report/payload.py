@@ -94,6 +94,7 @@ def _facts(row: Row) -> list[list[str]]:
         "cached bytes": row.cached_bytes and texts.size(row.cached_bytes),
         "peak memory": row.peak_memory_bytes and texts.size(row.peak_memory_bytes),
         "published": published(row),
+        "id": row.id,
     }
     return [[name, text] for name, text in found.items() if text]
 

@@ -40,6 +40,12 @@ class QualityResult:
         """The plain run of equal ``cost``: ``"equal_macs"`` or ``"equal_time"``."""
         return self.row(row.rivals.get(cost))
 
+    def ordered(self) -> list[Row]:
+        """Rows for reading: what methods start from, methods, other packages, then the plain runs of equal cost."""
+        starts = {plain.id for row in self.rows if row.kind != "plain" and (plain := self.plain(row))}
+        place = {"method": 1, "peer": 2, "plain": 3}
+        return sorted(self.rows, key=lambda row: 0 if row.id in starts else place[row.kind])
+
     def leading(self, name: str | None = None) -> str | None:
         """The metric to show first: the named one, else the file's first. Raises ``SettingError`` for a strange name."""
         if name is None:

@@ -13,24 +13,26 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 
 @dataclass(frozen=True)
 class Family:
-    """The rows that share a colour: the settings that name a curve, for any solver and number of steps."""
+    """The rows that share a colour: the settings that name a curve, for any solver and number of steps.
+
+    ``colour`` counts through ``COLOURS``; the plain runs have none and are drawn in ink.
+    """
 
     name: str
     kind: str
-    colour: str | None
+    colour: int | None
 
 
 def families(result: QualityResult) -> dict[str, Family]:
-    """Families by their rows' id. The plain runs have no colour: they are drawn in ink."""
-    found, by_row = {}, {}
-    for row in result.rows:
-        name = family_name(row)
-        if (name, row.kind) not in found:
-            coloured = sum(f.colour is not None for f in found.values())
-            colour = None if row.kind == "plain" else COLOURS[coloured % len(COLOURS)]
-            found[name, row.kind] = Family(name, row.kind, colour)
-        by_row[row.id] = found[name, row.kind]
-    return by_row
+    """Families by their rows' id. Another package's family has the colour of ours with the same settings."""
+    colours, found = {}, {}
+    for row in sorted(result.rows, key=lambda row: row.kind == "peer"):
+        key = tuple(sorted((k, str(v)) for k, v in row.group.items() if k != "method" or row.kind == "method"))
+        if row.kind == "peer":
+            key = next((k for k in colours if key == tuple(pair for pair in k if pair[0] != "method")), key)
+        colour = None if row.kind == "plain" else colours.setdefault(key or (row.label,), len(colours) % len(COLOURS))
+        found[row.id] = Family(family_name(row), row.kind, colour)
+    return {row.id: found[row.id] for row in result.rows}
 
 
 def family_name(row: Row) -> str:

@@ -35,10 +35,20 @@ def times(spread: Spread | None) -> str:
     return NONE if spread is None else f"{spread.median:.2f}x ({spread.low:.2f} to {spread.high:.2f})"
 
 
+def percent(spread: Spread | None) -> str:
+    """``99% (97% to 103%)``."""
+    return NONE if spread is None else f"{spread.median:.0%} ({spread.low:.0%} to {spread.high:.0%})"
+
+
+def ratio(spread: Spread | None) -> str:
+    """``0.984 (0.973 to 0.993)``."""
+    return NONE if spread is None else f"{spread.median:.3f} ({spread.low:.3f} to {spread.high:.3f})"
+
+
 def seconds(spread: Spread | None) -> str:
     if spread is None:
         return NONE
-    factor, unit = (1000, "ms") if spread.median < 0.1 else (1, "s")
+    factor, unit = (1000, "ms") if spread.median < 1 else (1, "s")
     median, low, high = (significant(factor * s) for s in (spread.median, spread.low, spread.high))
     return f"{median} {unit} ({low} to {high})"
 

@@ -1,5 +1,8 @@
 // Quality against cost: curves, spreads, ceilings, the front, and what a point says.
 
+// Rows of one curve have the same name; the plain runs of all lengths are one curve.
+const curveOf = (row) => row.family + (row.kind === "plain" ? "" : ` ${row.steps} `) + row.kind;
+
 class Chart {
   constructor(report) {
     this.report = report;
@@ -11,20 +14,25 @@ class Chart {
     new ResizeObserver(() => this.host.clientWidth !== this.width && this.draw()).observe(this.host);
   }
 
-  // A wide range of positive values is drawn on a logarithmic scale until the reader says otherwise.
+  // A wide range of positive distances is drawn on a logarithmic scale until the reader says otherwise.
   chooseScale() {
     const values = this.report.data.rows.map((row) => (row.scores[this.report.state.metric] || {}).value).filter(Number.isFinite);
-    const wide = values.length > 1 && Math.min(...values) > 0 && Math.max(...values) / Math.min(...values) > 8;
+    const lower = (this.report.data.metrics[this.report.state.metric] || {}).better === "lower"; // dB are logarithms already
+    const wide = lower && values.length > 1 && Math.min(...values) > 0 && Math.max(...values) / Math.min(...values) > 4;
     this.report.set({ log: wide });
   }
 
   visible() {
     const { metric, axis, steps, solver, hidden } = this.report.state;
+    const rows = this.report.data.rows.filter((row) => row.solver === solver);
+    const beside = rows.filter((row) => row.kind !== "plain" && (steps === "all" || row.steps === steps));
+    const least = Math.min(...beside.map((row) => (row.x.macs || { x: 0 }).x)); // plain runs cheaper than all rows tell nothing
+    const near = new Set(beside.flatMap((row) => [row.plain, ...Object.values(row.rivals)]));
     const shown = (row) =>
-      row.solver === solver && !hidden.has(row.family + row.kind) &&
-      (steps === "all" || (row.kind === "plain" ? row.steps <= steps : row.steps === steps));
+      !hidden.has(row.family + row.kind) &&
+      (steps === "all" || near.has(row.id) || (row.kind === "plain" ? row.steps <= steps && row.x.macs && row.x.macs.x >= least : row.steps === steps));
     this.left = [];
-    return this.report.data.rows.filter(shown).flatMap((row) => {
+    return rows.filter(shown).flatMap((row) => {
       const place = row.x[axis], score = row.scores[metric];
       if (place && score && score.value !== null) return [{ row, place, score, px: place.x, py: score.value }];
       this.left.push(row);
@@ -66,14 +74,15 @@ class Chart {
     const log = state.log && Math.min(...this.points.map((p) => p.py)) > 0;
     if (log) ys = ys.filter((y) => y > 0);
     const xs = this.points.flatMap((p) => [p.px, ...(state.spread ? [p.place.low, p.place.high] : []), ...(state.ceilings && p.place.limit ? [p.place.limit] : [])]);
-    const [x0, x1] = domain(xs, false), [y0, y1] = domain(ys, log);
-    this.x = scale(x0, x1, left, right, false);
+    const far = Math.min(...xs) > 0 && Math.max(...xs) / Math.min(...xs) > 5;
+    const [x0, x1] = domain(xs, far), [y0, y1] = domain(ys, log);
+    this.x = scale(x0, x1, left, right, far);
     this.y = scale(y0, y1, bottom, top, log);
     this.floor = log ? y0 : -Infinity;
     for (const p of this.points) [p.sx, p.sy] = [this.x(p.px), this.y(p.py)];
     const [factor, prefix] = state.axis === "macs" ? prefixFor(x1) : [1, ""];
     const suffix = state.axis === "speedup" ? "x" : state.axis === "seconds" ? " s" : "";
-    for (const v of ticks(x0, x1, narrow ? 4 : 8, false)) this.line(this.x(v), top, this.x(v), bottom, [this.x(v), bottom + 19, "middle", tidy(v / factor) + suffix]);
+    for (const v of ticks(x0, x1, narrow ? 4 : 8, far)) this.line(this.x(v), top, this.x(v), bottom, [this.x(v), bottom + 19, "middle", tidy(v / factor) + suffix]);
     for (const v of ticks(y0, y1, 6, log)) this.line(left, this.y(v), right, this.y(v), [left - 8, this.y(v) + 4, "end", tidy(v)]);
     const unit = prefix ? ` (${prefix})` : "";
     this.text((left + right) / 2, bottom + 43, "middle", axis.label + unit + (axis.sign > 0 ? " →" : ""), "axis");
@@ -106,7 +115,7 @@ class Chart {
   curves() {
     const found = new Map();
     for (const p of this.points) {
-      const name = `${p.row.kind} ${p.row.family} ${p.row.kind === "plain" ? "" : p.row.steps}`;
+      const name = curveOf(p.row);
       found.set(name, [...(found.get(name) || []), p]);
     }
     return [...found.values()].map((points) => points.sort((a, b) => a.px - b.px)).sort((a, b) => (a[0].row.kind === "plain") - (b[0].row.kind === "plain"));
@@ -114,9 +123,9 @@ class Chart {
 
   curve(points) {
     const { state, data } = this.report, { row } = points[0];
-    const colour = this.report.family(row).colour || "var(--ink)", peer = row.kind === "peer";
+    const colour = this.report.colour(this.report.family(row)), peer = row.kind === "peer";
     const shape = row.kind === "plain" ? "circle" : SHAPES[Math.max(0, data.steps.indexOf(row.steps)) % SHAPES.length];
-    const group = this.svg.appendChild(svg("g", { "data-curve": row.family + row.kind + (row.kind === "plain" ? "" : row.steps) }));
+    const group = this.svg.appendChild(svg("g", { "data-curve": curveOf(row) }));
     const d = points.map((p, i) => `${i ? "L" : "M"}${p.sx} ${p.sy}`).join("");
     group.append(svg("path", { class: "curve", d, stroke: colour, "stroke-dasharray": peer ? "5 4" : null }));
     for (const p of points) {
@@ -151,8 +160,8 @@ class Chart {
       if (!p.row.tag || p.row.kind === "peer" || p.row.tag.length > 6 || (narrow && rank(p) > 0)) continue;
       const at = labels.place(p.sx, p.sy, 7 * p.row.tag.length);
       if (!at) continue;
-      const fill = this.report.family(p.row).colour || "var(--ink)";
-      this.svg.appendChild(svg("text", { class: "tag", x: at[0], y: at[1], style: `fill:${fill}` }, p.row.tag));
+      const fill = this.report.colour(this.report.family(p.row));
+      this.svg.appendChild(svg("text", { class: "tag", "data-curve": curveOf(p.row), x: at[0], y: at[1], style: `fill:${fill}` }, p.row.tag));
     }
   }
 
@@ -202,25 +211,29 @@ class Chart {
     for (const group of this.svg.querySelectorAll("[data-curve]")) group.classList.remove("dim");
     this.over.replaceChildren();
     if (i < 0) return;
-    const p = this.points[i], mine = p.row.family + p.row.kind + (p.row.kind === "plain" ? "" : p.row.steps);
+    const p = this.points[i], mine = curveOf(p.row);
     for (const group of this.svg.querySelectorAll("[data-curve]")) group.classList.toggle("dim", group.dataset.curve !== mine && !group.dataset.curve.endsWith("plain"));
     this.over.append(svg("circle", { class: "ring", cx: p.sx, cy: p.sy, r: 8 }));
-    this.tip.replaceChildren(...describe(this.report, p.row, [this.report.state.metric]));
+    this.tip.replaceChildren(...describe(this.report, p.row, [this.report.state.metric], BRIEF));
     const wide = this.tip.offsetWidth, high = this.tip.offsetHeight;
     this.tip.style.left = `${Math.max(0, Math.min(this.width - wide, p.sx + (p.sx + 16 + wide > this.width ? -wide - 16 : 16)))}px`;
-    this.tip.style.top = `${p.sy - high - 14 < 0 ? p.sy + 18 : p.sy - high - 14}px`;
+    this.tip.style.top = `${Math.max(0, Math.min(this.svg.clientHeight - high, p.sy - high / 2))}px`;
   }
 }
 
-// What is known of a row, with its score and its rival's for each of the metrics.
-function describe(report, row, metrics) {
-  const lines = row.facts.map(([name, text]) => [name, text]);
-  for (const metric of metrics) {
-    const score = row.scores[metric];
-    if (!score) continue;
-    lines.unshift([report.data.metrics[metric].label, report.score(row, metric)]);
-    const against = score.verdicts.equal_macs;
-    if (against) lines.splice(1, 0, [`${report.rows.get(against.rival).label} (equal MACs)`, `${report.score(report.rows.get(against.rival), metric)} ${WORDS[against.ahead].mark} ${WORDS[against.ahead].word === "behind" ? "plain run ahead" : WORDS[against.ahead].word === "ahead" ? "this row ahead" : "level"}`]);
-  }
-  return [el("b", {}, report.called(row)), el("dl", { class: "pairs" }, ...lines.map(([name, text]) => el("div", {}, el("dt", {}, name), el("dd", {}, text))))];
+const BRIEF = /^(time|speedup|ceiling|MACs)/;
+
+// What is known of a row, with its score and its rival's for each of the metrics; `only` picks among the facts.
+function describe(report, row, metrics, only = /./) {
+  const pair = (name, ...content) => el("div", {}, el("dt", {}, name), el("dd", {}, ...content));
+  const scores = metrics.filter((metric) => row.scores[metric]).map((metric) => {
+    const against = row.scores[metric].verdicts.equal_macs;
+    return pair(report.data.metrics[metric].label, report.score(row, metric), against ? beside(report, metric, against) : null);
+  });
+  return [el("b", {}, report.called(row)), el("dl", { class: "pairs" }, ...scores, ...row.facts.filter(([name]) => only.test(name)).map(([name, text]) => pair(name, text)))];
+}
+
+function beside(report, metric, against) {
+  const rival = report.rows.get(against.rival), { word, mark } = WORDS[against.ahead];
+  return el("small", {}, `${rival.label}, equal MACs: ${report.score(rival, metric)} `, el("span", { class: word }, `${mark} ${SAID[word]}`));
 }

@@ -19,6 +19,8 @@ const WORDS = {
   plain: { word: "behind", mark: "▼" },
 };
 
+const SAID = { ahead: "row ahead", level: "level", behind: "plain run ahead" };
+
 // Everything that one result's sections show. `set` changes the state and redraws those who listen to it.
 class Report {
   constructor(article, data) {
@@ -27,10 +29,11 @@ class Report {
     this.rows = new Map(data.rows.map((row) => [row.id, row]));
     this.families = new Map(data.families.map((family) => [family.name + family.kind, family]));
     this.listeners = [];
-    const first = data.rows.find((row) => row.kind === "method") || data.rows[0];
+    const most = data.steps[0];
+    const first = data.rows.find((row) => row.kind === "method" && row.steps === most) || data.rows[0];
     this.state = {
-      metric: data.metric, axis: "speedup", steps: "all", solver: data.solvers[0], spread: true, ceilings: false, log: false,
-      cost: "equal_macs", order: "file", selected: first.id, beside: "plain", difference: false, hidden: new Set(),
+      metric: data.metric, axis: "speedup", steps: data.steps.length ? data.steps[0] : "all", solver: data.solvers[0], spread: true, ceilings: false, log: false,
+      cost: "equal_macs", order: "file", peers: false, selected: first.id, beside: "plain", difference: false, hidden: new Set(),
     };
   }
 
@@ -54,6 +57,10 @@ class Report {
 
   family(row) {
     return this.families.get(row.family + row.kind);
+  }
+
+  colour(family) {
+    return family.colour === null ? "var(--ink)" : `var(--c${family.colour})`;
   }
 
   // The row's strip, as the table drew it.

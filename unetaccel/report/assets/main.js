@@ -27,7 +27,7 @@ function legend(report) {
   const host = report.find(".legend");
   report.on(["hidden"], () => {
     host.replaceChildren(...report.data.families.map((family) => {
-      const key = family.name + family.kind, colour = family.colour || "var(--ink)", peer = family.kind === "peer";
+      const key = family.name + family.kind, colour = report.colour(family), peer = family.kind === "peer";
       const swatch = svg("svg", { width: 26, height: 14, "aria-hidden": "true" },
         svg("line", { x1: 1, x2: 25, y1: 7, y2: 7, stroke: colour, "stroke-width": 2, "stroke-dasharray": peer ? "5 4" : null }),
         marker("circle", 13, 7, family.kind === "plain" ? 3.5 : 5, colour, peer));
@@ -53,7 +53,8 @@ function start(article) {
   choices(report, "steps", data.steps.length > 1 ? stepsChoices(report) : []);
   selects(report, "solver", data.solvers.map((name) => [name, name]));
   report.find("[data-solver]").hidden = data.solvers.length < 2;
-  for (const name of ["spread", "ceilings", "log", "difference"]) checks(report, name);
+  report.find("[data-peers]").hidden = !data.rows.some((row) => row.kind === "peer");
+  for (const name of ["spread", "ceilings", "log", "peers", "difference"]) checks(report, name);
   choices(report, "cost", Object.entries(data.costs));
   selects(report, "order");
   selects(report, "selected", data.rows.map((row) => [row.id, `${report.called(row)} · ${row.family}`]));
@@ -62,9 +63,9 @@ function start(article) {
   new Chart(report);
   new Pictures(report);
   filterable(report);
-  report.on(["metric", "cost", "order"], () => drawDuels(report));
+  report.on(["metric", "cost", "order", "peers", "log"], () => drawDuels(report));
   report.on(["selected"], () => {
-    const row = report.rows.get(report.state.selected), [name, facts] = describe(report, row, Object.keys(data.metrics).reverse());
+    const row = report.rows.get(report.state.selected), [name, facts] = describe(report, row, Object.keys(data.metrics));
     report.find(".details").replaceChildren(name, ...[report.strip(row.id)].filter(Boolean), facts);
     mark(report, row.id);
   });

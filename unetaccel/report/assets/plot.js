@@ -21,7 +21,7 @@ function ticks(low, high, count, log) {
   if (log) {
     const found = [];
     for (let e = Math.floor(Math.log10(low)); e <= Math.ceil(Math.log10(high)); e++)
-      for (const m of [1, 2, 3, 5, 7]) found.push(m * 10 ** e);
+      for (const m of [1, 1.5, 2, 3, 5, 7]) found.push(m * 10 ** e);
     const inside = found.filter((v) => v >= low && v <= high);
     if (inside.length > 2) return inside;
   }

@@ -1,14 +1,15 @@
 // Each method row beside the plain run of equal cost, one line each: negative results are lines like the others.
 
 function drawDuels(report) {
-  const { metric, cost, order, selected } = report.state, host = report.find(".duels");
+  const { metric, cost, order, peers, selected } = report.state, host = report.find(".duels");
   if (!metric) return;
-  const rows = report.data.rows.filter((row) => row.kind !== "plain");
+  const rows = report.data.rows.filter((row) => row.kind === "method" || (peers && row.kind === "peer"));
   const worth = (row) => { const s = row.scores[metric]; return s && s.verdicts[cost] ? s.verdicts[cost].worth : -Infinity; };
   if (order === "best") rows.sort((a, b) => worth(b) - worth(a));
   const scores = rows.flatMap((row) => [row, report.rows.get(row.rivals[cost])]).map((row) => row && row.scores[metric]).filter((s) => s && s.value !== null);
   const values = scores.flatMap((s) => [s.value - (s.sd || 0), s.value + (s.sd || 0)]);
-  const x = values.length ? scale(...domain(values, false), 0, 100, false) : null;
+  const log = report.state.log && Math.min(...values) > 0;
+  const x = values.length ? scale(...domain(values, log), 0, 100, log) : null;
   const label = report.data.metrics[metric].label, what = report.data.costs[cost];
   host.replaceChildren(
     el("div", { class: "duel head" }, el("span", {}, "row"), el("span", {}, `${label}: ● row, ○ plain run`), el("span", {}, `against the plain run of ${what}`)),
@@ -21,13 +22,12 @@ function duel(report, row, x) {
   const { metric, cost } = report.state, score = row.scores[metric], rival = report.rows.get(row.rivals[cost]);
   const against = score && score.verdicts[cost];
   const { word, mark: sign } = against ? WORDS[against.ahead] : { word: "level", mark: "" };
-  const said = { ahead: "row ahead", level: "level", behind: "plain run ahead" }[word];
   const by = against && against.gain ? ` by ${against.gain}` : "";
   const theirs = rival && rival.scores[metric];
   return el("div", { class: "duel", "data-id": row.id },
     el("button", { class: "what", type: "button", onclick: () => report.set({ selected: row.id }) }, report.called(row), el("small", {}, row.family)),
     dumbbell(x, score, theirs, word),
-    el("span", { class: `says ${word}` }, against ? `${sign} ${said}${word === "level" ? "" : by}` : "no rival of this cost in the file",
+    el("span", { class: `says ${word}` }, against ? `${sign} ${SAID[word]}${word === "level" ? "" : by}` : "no rival of this cost in the file",
       el("small", {}, `${report.score(row, metric)}${rival ? ` against ${report.score(rival, metric)} (${rival.label})` : ""}`)));
 }
 
