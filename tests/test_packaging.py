@@ -19,7 +19,14 @@ def run_python(code: str) -> str:
     return result.stdout.strip()
 
 
-HEAVY = ("triton", "transformers", "diffusers.pipelines.stable_diffusion", "torchmetrics", "unetaccel.cli")
+HEAVY = (
+    "triton",
+    "transformers",
+    "diffusers.pipelines.stable_diffusion",
+    "torchmetrics",
+    "matplotlib",
+    "unetaccel.cli",
+)
 
 
 def test_importing_loads_nothing_heavy():
@@ -51,6 +58,7 @@ def test_the_wheel_holds_two_packages_and_the_demo(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     assert {n.split("/")[0] for n in names if ".dist-info" not in n} == {"unetaccel", "unetaccel_kernels"}
     assert "unetaccel/demo/weights/pipeline/unet/diffusion_pytorch_model.safetensors" in names
+    assert {"unetaccel/report/assets/page.html", "unetaccel/report/assets/chart.js"} <= set(names)
 
 
 def test_the_demo_fits_in_twelve_megabytes():

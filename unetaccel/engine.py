@@ -15,7 +15,6 @@ from .compiled import check_compilable, compiled_views
 from .costs import auto_cut
 from .errors import SettingError, check_count
 from .methods import DeepCache, Method
-from .offload import refuse_streams
 from .overlay import has_foreign_forward, refuse_replaced_forward
 from .run import Report, Run, active, completed, current_run
 from .skips import Skip, resolve_cut, skip_table
@@ -39,7 +38,6 @@ class Engine:
         self.original = unet
         self.methods = methods
         self.reuse = _reuse(methods)
-        refuse_streams(unet)
         if has_foreign_forward(unet) and not hasattr(unet, "_hf_hook"):
             refuse_replaced_forward([unet], {id(unet): "the U-Net"})
         self.table = skip_table(unet)

@@ -1,0 +1,76 @@
+"""Which rows are worth taking: against the plain run of equal cost, and on the Pareto front."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from .results import QualityResult
+from .rows import Metric, Row, Score
+
+COSTS = {"equal_macs": "equal MACs", "equal_time": "equal time"}
+RULE = (
+    "A difference counts when it is larger than the spread of both over the seeds, √(sd² + sd²); "
+    "otherwise the two are called level."
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``ahead`` is ``"row"``, ``"plain"`` or ``"level"``; ``gain`` is positive where the row is better (``inf`` if identical)."""
+
+    rival: Row
+    ahead: str
+    gain: float
+
+
+def verdict(result: QualityResult, row: Row, metric: str, cost: str = "equal_macs") -> Verdict | None:
+    """The row against the plain run of equal ``cost``; ``None`` where there is no rival or no score."""
+    rival = result.rival(row, cost)
+    if rival is None or row.kind == "plain" or result.metrics[metric].better is None:
+        return None
+    ours, theirs = row.scores.get(metric), rival.scores.get(metric)
+    if ours is None or theirs is None:
+        return None
+    gain = _gain(result.metrics[metric], ours, theirs)
+    if abs(gain) <= math.hypot(ours.sd or 0, theirs.sd or 0):
+        return Verdict(rival, "level", gain)
+    return Verdict(rival, "row" if gain > 0 else "plain", gain)
+
+
+def _gain(metric: Metric, ours: Score, theirs: Score) -> float:
+    if ours.identical or theirs.identical:
+        return math.inf * (ours.identical - theirs.identical) if ours.identical != theirs.identical else 0.0
+    return (ours.value - theirs.value) * (1 if metric.better == "higher" else -1)
+
+
+def count(result: QualityResult, metric: str, cost: str = "equal_macs") -> dict[str, int]:
+    """How many method rows are ahead of, level with and behind the plain run of equal cost."""
+    found = [verdict(result, row, metric, cost) for row in result.rows if row.kind == "method"]
+    return {ahead: sum(v is not None and v.ahead == ahead for v in found) for ahead in ("row", "level", "plain")}
+
+
+def finding(result: QualityResult, metric: str) -> str:
+    """The outcome in one sentence, whichever way it went."""
+    found = count(result, metric)
+    total, label = sum(found.values()), result.metrics[metric].label
+    if not total:
+        return f"No method row has a plain run of equal MACs to compare its {label} with."
+    return (
+        f"By {label}, the plain run of equal MACs is ahead of {found['plain']} of {total} method rows, "
+        f"level with {found['level']} and behind {found['row']}."
+    )
+
+
+def front(points: list[tuple[float, float]], x_sign: int, y_sign: int) -> list[int]:
+    """Indices of the points that no other one beats in both, from the cheapest on.
+
+    ``x_sign`` and ``y_sign`` are 1 where more is better and -1 where less is.
+    """
+    order = sorted(range(len(points)), key=lambda i: (-x_sign * points[i][0], -y_sign * points[i][1]))
+    found, best = [], -math.inf
+    for i in order:
+        if y_sign * points[i][1] > best:
+            found.append(i)
+            best = y_sign * points[i][1]
+    return found
