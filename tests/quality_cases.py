@@ -18,11 +18,19 @@ def patterned(shape, seed: int) -> torch.Tensor:
     return ((code >> 8) / 2**24).float().reshape(shape)
 
 
+def inception_shapes() -> dict[str, torch.Size]:
+    with torch.device("meta"):
+        return {name: value.shape for name, value in Inception().state_dict().items()}
+
+
+def inception_layout(**other: object) -> dict:
+    """The right names and shapes at no cost on disk: each tensor a view of one number."""
+    return {name: torch.zeros(()).expand(shape) for name, shape in inception_shapes().items()} | other
+
+
 def inception_tensors() -> dict[str, torch.Tensor]:
     """A state dict of torch-fidelity's layout: 566 tensors, spread so that features stay in the range of units."""
-    with torch.device("meta"):
-        shapes = {name: value.shape for name, value in Inception().state_dict().items()}
-    return {name: _tensor(name, shape, seed) for seed, (name, shape) in enumerate(shapes.items())}
+    return {name: _tensor(name, shape, seed) for seed, (name, shape) in enumerate(inception_shapes().items())}
 
 
 def _tensor(name: str, shape, seed: int) -> torch.Tensor:

