@@ -85,6 +85,7 @@ def test_rows_are_every_combination_plain_first_and_named_by_their_settings():
         ({"rivals": ["equal_cost"]}, "'equal_cost' is not one of equal_macs, equal_time"),
         ({"seeds": [0, 0]}, "seeds must be different whole numbers"),
         ({"timing": {"rounds": 3}}, "timing has no 'rounds'; it has batch, repeats, threads"),
+        ({"dtype": "float8"}, "dtype must be float32, float16, bfloat16, got 'float8'"),
         ({"batch": 0}, "batch must be an int of at least 1"),
         ({"prompts": "demo"}, "prompts must be NAME: VALUE pairs, got 'demo'"),
     ],
@@ -314,8 +315,15 @@ def test_a_folder_of_another_sweep_is_refused_and_more_rows_are_not(pipe, tmp_pa
     assert len(list((tmp_path / "images").iterdir())) == 2
     with pytest.raises(SettingError, match=r"with guidance=3.0, not 4.0: use another folder"):
         run_sweep(replace(sweep, guidance=4.0), tmp_path, stages=("draw",), say=str)
-    with pytest.raises(SettingError, match="unknown metric"):
-        run_sweep(replace(sweep, metrics=("beauty",)), tmp_path / "new", say=str)
+    prompts = tmp_path / "p.txt"
+    prompts.write_text("a cat")
+    wrong = [
+        (replace(sweep, metrics=("beauty",)), "unknown metric 'beauty'"),
+        (replace(sweep, metrics=("frechet",), prompts=PromptSource(str(prompts), count=1)), "name a folder of them"),
+    ]
+    for settings, message in wrong:
+        with pytest.raises(SettingError, match=message):
+            run_sweep(settings, tmp_path / "new", say=str)
     assert not (tmp_path / "new").exists()
 
 

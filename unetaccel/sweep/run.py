@@ -55,7 +55,7 @@ def run_sweep(
 
     folder = Path(folder)
     rows, jobs = expand(sweep), read_jobs(sweep.prompts, sweep.seeds)
-    metrics = _metrics(sweep)  # fails before any work
+    metrics = _metrics(sweep, device)  # fails before any work
     state = PartialState(cpu=not torch.cuda.is_available() or str(device) == "cpu", timeout=timedelta(days=7))
     if state.is_main_process:
         _claim(folder, sweep)
@@ -165,12 +165,18 @@ def _claim(folder: Path, sweep: Sweep) -> None:
     file.write_text(json.dumps(own, indent=1))
 
 
-def _metrics(sweep: Sweep) -> list:
+def _metrics(sweep: Sweep, device: str | torch.device | None) -> list:
+    """The sweep's metrics, with their networks loaded; raises for what they will lack."""
     if not sweep.metrics:
         return []
     from ..quality.metrics import build_metrics
 
-    return build_metrics(sweep.metrics, model=sweep.model)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    metrics = build_metrics(list(sweep.metrics), model=sweep.model, device=device, **sweep.weights)
+    to_real = [m.name for m in metrics if m.info["to"] == "real"]
+    if to_real and sweep.real is None and sweep.prompts.source != "demo":
+        raise SettingError(f"metric {to_real[0]!r} is a distance to real pictures: name a folder of them with `real:`")
+    return metrics
 
 
 def _load(sweep: Sweep, device):
@@ -178,9 +184,7 @@ def _load(sweep: Sweep, device):
     from ..loading import load_pipeline, quiet_loading
 
     quiet_loading()
-    dtype = getattr(torch, sweep.dtype, None)
-    if not isinstance(dtype, torch.dtype):
-        raise SettingError(f"dtype must be float32, float16 or bfloat16, got {sweep.dtype!r}")
+    dtype = getattr(torch, sweep.dtype)
     pipe = load_demo(dtype, device) if sweep.model == "demo" else load_pipeline(sweep.model, dtype, device)
     pipe.set_progress_bar_config(disable=True)
     if sweep.spacing is not None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..errors import SettingError, check_count
 
+DTYPES = ("float32", "float16", "bfloat16")
 RIVALS = ("equal_macs", "equal_time")
 
 
@@ -44,7 +45,8 @@ class Sweep:
             in one mapping are applied together. ``official_deepcache`` (interval, branch) is the package DeepCache 0.1.1.
         seeds: each prompt is sampled once with each.
         rivals: plain runs added for every row, of as many MACs and of as much time.
-        metrics: names, or ``{name: options}``; see ``unetaccel.quality``.
+        metrics: names, see ``quality.metrics.KINDS``.
+        weights: local files that metrics need: ``{"inception": file, "clip": folder, "alexnet": file}``.
         real: folder of real pictures for metrics that want them; the demo draws its own.
         published: ``{row id: {metric: figure, "source": where}}``, shown beside what is measured.
 
@@ -67,7 +69,8 @@ class Sweep:
     dtype: str = "float32"
     batch: int = 32
     rivals: tuple[str, ...] = RIVALS
-    metrics: tuple[str, ...] | dict = ()
+    metrics: tuple[str, ...] = ()
+    weights: dict = field(default_factory=dict)
     real: str | None = None
     timing: TimingPlan = field(default_factory=TimingPlan)
     published: dict = field(default_factory=dict)
@@ -81,6 +84,8 @@ class Sweep:
             check_count(f"prompts.{name}", getattr(self.prompts, name))
         for name in ("batch", "repeats"):
             check_count(f"timing.{name}", getattr(self.timing, name))
+        if self.dtype not in DTYPES:
+            raise SettingError(f"dtype must be {', '.join(DTYPES)}, got {self.dtype!r}")
         unknown = [r for r in self.rivals if r not in RIVALS]
         if unknown:
             raise SettingError(f"rivals: {unknown[0]!r} is not one of {', '.join(RIVALS)}")
@@ -117,14 +122,13 @@ def sweep_from(data: object) -> Sweep:
     values = dict(_mapping(data, "a sweep"))
     values["prompts"] = _part(PromptSource, values.get("prompts", {}), "prompts")
     values["timing"] = _part(TimingPlan, values.get("timing", {}), "timing")
-    for name in ("ways", "seeds", "solvers", "steps", "rivals"):
+    for name in ("ways", "seeds", "solvers", "steps", "rivals", "metrics"):
         if name in values:
             values[name] = _tuple(values[name])
     if isinstance(values.get("size"), int):
         values["size"] = (values["size"], values["size"])
-    for name in ("size", "metrics"):
-        if isinstance(values.get(name), list):
-            values[name] = tuple(values[name])
+    if isinstance(values.get("size"), list):
+        values["size"] = tuple(values["size"])
     return _part(Sweep, values, "a sweep")
 
 
