@@ -27,7 +27,7 @@ def write_figures(folder: Path, results: Sequence[QualityResult], metric: str | 
     """``<file>-<metric>-time.png`` and ``-macs.png`` for each result. Raises ``SettingError`` without matplotlib."""
     written = []
     for result in results:
-        leading = result.leading(metric if metric in result.metrics else None)
+        leading = result.leading(metric)
         for name, axis in FILES.items() if leading else ():
             path = folder / f"{result.path.stem}-{leading}-{name}.png"
             if write_figure(path, result, leading, axis):
@@ -44,15 +44,17 @@ def write_figure(path: Path, result: QualityResult, metric: str, axis: str) -> b
     with pyplot.rc_context(STYLE):
         figure, plots = pyplot.subplots(1, len(panels), figsize=(1.5 + 5.6 * len(panels), 5.6), squeeze=False)
         kinds, log = families(result), _wide(panels, result.metrics[metric])
+        factor, prefix = _prefix(panels) if axis == "macs" else (1, "")
         for plot, (title, cost, points) in zip(plots[0], panels, strict=True):
-            _draw(plot, points, result.metrics[metric], cost, kinds, log)
+            _draw(plot, points, result.metrics[metric], cost, kinds, log, factor)
+            plot.set_xlabel(cost.label + (f" ({prefix})" if prefix else "") + (" →" if cost.sign > 0 else ""))
             plot.set_title(title, loc="left")
         plots[0][0].set_ylabel(_quality_label(result.metrics[metric]))
         _legend(figure, result, {p[0].id for _, _, points in panels for p in points})
         figure.tight_layout(rect=(0, 0.02, 1, 1))
         figure.canvas.draw()  # from here on the panels stay where they are, and tags can be kept apart
-        for plot, (_, cost, points) in zip(plots[0], panels, strict=True):
-            _tags(plot, points, kinds, _prefix(cost, points)[0])
+        for plot, (_, _, points) in zip(plots[0], panels, strict=True):
+            _tags(plot, points, kinds, factor)
         figure.savefig(path, dpi=144, bbox_inches="tight")
         pyplot.close(figure)
     return True
@@ -101,8 +103,7 @@ def _wide(panels, metric: Metric) -> bool:
     return metric.better == "lower" and min(values) > 0 and max(values) / min(values) > 4
 
 
-def _draw(plot, points: list[Point], metric: Metric, cost: Axis, kinds: dict[str, Family], log: bool) -> None:
-    factor, prefix = _prefix(cost, points)
+def _draw(plot, points: list[Point], metric: Metric, cost: Axis, kinds: dict[str, Family], log: bool, factor) -> None:
     if metric.better:
         _front(plot, points, metric, cost, factor)
     for curve in _curves(points, kinds):
@@ -110,14 +111,12 @@ def _draw(plot, points: list[Point], metric: Metric, cost: Axis, kinds: dict[str
     if log:
         plot.set_yscale("log")
         _plain_numbers(plot.yaxis)
-    plot.set_xlabel(cost.label + (f" ({prefix})" if prefix else "") + (" →" if cost.sign > 0 else ""))
     plot.margins(x=0.09, y=0.1)
 
 
-def _prefix(cost: Axis, points: list[Point]) -> tuple[float, str]:
-    if cost.name != "macs":
-        return 1, ""
-    most = max(p[1].x for p in points)
+def _prefix(panels) -> tuple[float, str]:
+    """The factor of a thousand that all panels are written in."""
+    most = max(p[1].x for _, _, points in panels for p in points)
     return next(pair for pair in PREFIXES if most >= pair[0] or pair[0] == 1)
 
 

@@ -102,7 +102,7 @@ def _plain(value: float | None, text=str) -> tuple[str, object]:
 def _name(row: Row) -> str:
     kind = {"peer": '<span class="kind">peer</span>', "plain": ""}.get(row.kind, "")
     family = "" if row.kind == "plain" else f"<small>{escape(family_name(row))}</small>"
-    pick = f'<button type="button" class="pick" title="{escape(row.id)}">{escape(row.label)}</button>'
+    pick = f'<button type="button" class="pick" title="{escape(row.id)}">{_breakable(row.label)}</button>'
     return f"{pick}{kind}{strip(row.pattern)}{family}"
 
 
@@ -116,7 +116,12 @@ def _published(row: Row) -> tuple[str, object]:
     if not text:
         return texts.NONE, None
     figures, bracket, source = text.partition(" (")
-    return escape(figures) + f"<small>{escape(source.removesuffix(')'))}</small>" * bool(bracket), text
+    return escape(figures) + f'<small class="source">{escape(source.removesuffix(")"))}</small>' * bool(bracket), text
+
+
+def _breakable(label: str) -> str:
+    """A label that may go on in the next line behind a bracket."""
+    return escape(label).replace("(", "(<wbr>")
 
 
 def _speedup(row: Row) -> tuple[str, object]:

@@ -50,7 +50,7 @@ def _article(i: int, result: QualityResult | SpeedResult, metric: str | None) ->
     }
     if isinstance(result, SpeedResult):
         return _fill(_asset("speed.html"), **shared, table=speed_table(result))
-    leading = result.leading(metric if metric in result.metrics else None)
+    leading = result.leading(metric)
     return _fill(
         _asset("quality.html"),
         **shared,

@@ -47,12 +47,8 @@ class QualityResult:
         return sorted(self.rows, key=lambda row: 0 if row.id in starts else place[row.kind])
 
     def leading(self, name: str | None = None) -> str | None:
-        """The metric to show first: the named one, else the file's first. Raises ``SettingError`` for a strange name."""
-        if name is None:
-            return next(iter(self.metrics), None)
-        if name not in self.metrics:
-            raise SettingError(f"--metric {name!r}: {str(self.path)!r} has {', '.join(self.metrics) or 'no metric'}")
-        return name
+        """The metric to show first: the named one if the file has it, else the file's first, if any."""
+        return name if name in self.metrics else next(iter(self.metrics), None)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ def markdown(results: Sequence[QualityResult | SpeedResult], metric: str | None 
 
 
 def _quality(result: QualityResult, metric: str | None) -> str:
-    leading = result.leading(metric if metric in result.metrics else None)
+    leading = result.leading(metric)
     head = ["row", "steps", "speedup", "ceiling"]
     lines = [_line(result, row, leading) for row in _shown(result)]
     if not leading:
