@@ -45,15 +45,16 @@ def collect(
         raise SettingError("no row of this sweep is drawn yet: run the stage `draw` first")
     size = tuple(read_picture(store.path(chosen[0], 0)).shape[1:])
     beside = rivals(rows, times.accounts, sweep.rivals)
+    starts = dict.fromkeys(row.plain() for row in rows)
     judge = Judge(store, metrics, _real(sweep, store, size))
     judged = []
     for row in chosen:
         described = _describe(row, sweep, times)
         described["rivals"] = {name: rival.id for name, rival in beside.get(row.id, {}).items()}
         described["metrics"] = judge.metrics(row, _reference(row, chosen))
-        for name, rival in beside.get(row.id, {}).items():
-            if rival in chosen:
-                described.setdefault("rival_metrics", {})[name] = judge.to_plain(rival, row.plain())
+        if row.kind == "plain":
+            bases = [base for base in starts if base.solver == row.solver and base.steps > row.steps and base in chosen]
+            described["metrics_to"] = {base.id: judge.to_plain(row, base) for base in bases}
         judged.append(described)
         say(f"judged {row.id} ({len(judged)} of {len(chosen)})")
     result = {
