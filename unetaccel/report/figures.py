@@ -50,7 +50,7 @@ def write_figure(path: Path, result: QualityResult, metric: str, axis: str) -> b
             plot.set_xlabel(cost.label + (f" ({prefix})" if prefix else "") + (" →" if cost.sign > 0 else ""))
             plot.set_title(title, loc="left")
         plots[0][0].set_ylabel(_quality_label(result.metrics[metric]))
-        _legend(figure, result, {p[0].id for _, _, points in panels for p in points})
+        _legend(figure, result, {p[0].id for _, _, points in panels for p in points}, ceilings=axis != "macs")
         figure.tight_layout(rect=(0, 0.02, 1, 1))
         figure.canvas.draw()  # from here on the panels stay where they are, and tags can be kept apart
         for plot, (_, _, points) in zip(plots[0], panels, strict=True):
@@ -205,12 +205,14 @@ def _tags(plot, points: list[Point], kinds: dict[str, Family], factor: float) ->
                 break
 
 
-def _legend(figure, result: QualityResult, shown: set[str]) -> None:
+def _legend(figure, result: QualityResult, shown: set[str], ceilings: bool) -> None:
     from matplotlib.lines import Line2D
 
     found = dict.fromkeys(family for id, family in families(result).items() if id in shown)
     handles = [Line2D([], [], label=family.name, **_style(family)) for family in found]
     handles.append(Line2D([], [], label="Pareto front", color=FRONT, linewidth=6, alpha=0.55))
+    if ceilings:
+        handles.append(Line2D([], [], label="ceiling by MACs", color=SOFT, linestyle=":", marker="|", markersize=11))
     moving = moving_name(result)
     title = f"numbers at points: {moving}; at the plain runs: steps" if moving else None
     figure.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.05), ncols=3, frameon=False, fontsize=12,
