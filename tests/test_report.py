@@ -1,5 +1,7 @@
 """Reports from result files: the page without a browser, verdicts, Markdown, figures, and what bad files say."""
 
+import base64
+import io
 import json
 import math
 import random
@@ -300,3 +302,42 @@ def test_figures_say_when_matplotlib_is_missing(tmp_path, result, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(SettingError, match=r"pip install 'unetaccel\[report\]'"):
         write_figures(tmp_path, [result])
+
+
+def test_a_strip_is_cut_into_its_pictures(tmp_path, result):
+    strip = Image.new("RGB", (64, 32), "red")
+    strip.paste("blue", (32, 0, 64, 32))
+    strip.save(tmp_path / "strip.png")
+
+    def change(data):
+        for row, name in zip(data["rows"], ["strip.png", "../strip.png", "gone.png"], strict=False):
+            row["strip"], row["images"] = name, ["0-0.png", "1-0.png"]
+
+    pictures, missing = collect(load(rewrite(result.path, change)))
+    first, outside, gone = (row.id for row in result.rows[:3])
+    assert [_colour(pictures[first][name]) for name in ("0-0.png", "1-0.png")] == [(255, 0, 0), (0, 0, 255)]
+    assert outside not in pictures
+    assert gone not in pictures
+    assert len(missing) == 4
+
+
+def _colour(uri: str) -> tuple:
+    return Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).getpixel((5, 5))
+
+
+def test_a_plain_run_is_judged_by_its_likeness_to_the_run_at_hand(result):
+    def change(data):
+        data["metrics"]["psnr"] = {"label": "PSNR", "better": "higher", "unit": "dB", "to": "plain"}
+        for row in data["rows"]:
+            score = {"value": 30.0, "sd": 0.1}
+            row["metrics"]["psnr"] = score
+            if row["kind"] == "plain" and row["steps"] < 20:
+                row["metrics"]["psnr"] = {"value": 10.0, "sd": 0.1}  # to a longer run than the one at hand
+                row["metrics_to"] = {"ddim-20-plain": {"psnr": {"value": 40.0, "sd": 0.1}}}
+
+    found = load(rewrite(result.path, change))
+    row = next(row for row in found.rows if row.kind == "method")
+    assert verdict(found, row, "psnr").ahead == "plain"
+    assert verdict(found, row, "psnr").gain == pytest.approx(-10)
+    assert found.score(found.plain(row), "psnr", found.plain(row)) is None
+    assert "40" in markdown([found], "psnr")

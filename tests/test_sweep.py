@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from unetaccel.demo.pipeline import load_pipeline
 from unetaccel.errors import SettingError, WeightsError
@@ -293,17 +294,15 @@ def test_a_sweep_writes_a_result_with_everything_it_promises(tmp_path):
     assert plain["metrics_to"] == {}
     assert "psnr" not in plain["metrics"]
     assert len(ours["metrics"]["frechet"]["per_seed"]) == 2
-    assert (tmp_path / ours["images"][0]).is_file()
-    assert result["samples"] | {"source": ""} == {
-        "prompts": 8,
-        "seeds": [0, 3],
-        "images": 16,
-        "source": "",
-        "size": [32, 32],
-    }
+    with Image.open(tmp_path / ours["strip"]) as strip:
+        assert strip.size == (8 * 32, 32)
+    assert ours["images"] == [f"{i}-0.png" for i in range(8)]
+    samples = result["samples"]
+    assert (samples["prompts"], samples["seeds"], samples["images"], samples["size"]) == (8, [0, 3], 16, [32, 32])
+    assert len(samples["captions"]) == 8
     again = []
     assert run_sweep(sweep, tmp_path / "run", say=again.append) == result | {
-        "rows": [{k: v for k, v in row.items() if k != "images"} for row in result["rows"]]
+        "rows": [{k: v for k, v in row.items() if k not in ("images", "strip")} for row in result["rows"]]
     }
     assert not [line for line in again if line.startswith("timed")]
 

@@ -91,7 +91,7 @@ def _panel(result: QualityResult, metric: str, axis: str, solver: str, steps: in
     rows += [row for row in plain if row.id in near or (row.steps < steps and (row.macs or 0) >= least)]
     points = []
     for row in rows:
-        place, score = places(result, row, base).get(axis), row.scores.get(metric)
+        place, score = places(result, row, base).get(axis), result.score(row, metric, base)
         if place and score and score.value is not None:
             points.append((row, place, score.value, score.sd or 0))
     return (f"{steps} steps, {solver}", axes(base)[axis], points) if points else None

@@ -147,7 +147,7 @@ def _metric(result: QualityResult, name: str) -> Column:
         html = escape(texts.score(found))
         if against:
             word, mark = MARKS[against.ahead]
-            theirs = texts.score(against.rival.scores[name])
+            theirs = texts.score(result.score(against.rival, name, result.plain(row)))
             html += f'<small class="{word}" title="{word}: the plain run of equal MACs has {theirs}">{mark} {theirs}</small>'
         return html, _sort_value(found)
 

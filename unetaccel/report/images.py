@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from .results import QualityResult
+from .rows import Row
 
 SIDE, HEAVY = 384, 48_000  # pixels and bytes that a picture may have
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -18,8 +19,7 @@ def collect(result: QualityResult) -> tuple[dict[str, dict[str, str]], list[str]
     """``{row id: {name: data URI}}``, and the pictures that were named but could not be read."""
     found, missing = {}, []
     for row in result.rows:
-        for name in row.images:
-            uri = _read(result.path.parent / "images", f"{row.id}/{name}")
+        for name, uri in (_cut(result, row) if row.strip else _single(result, row)).items():
             if uri is None:
                 missing.append(f"{row.id}/{name}")
             else:
@@ -27,10 +27,38 @@ def collect(result: QualityResult) -> tuple[dict[str, dict[str, str]], list[str]
     return found, missing
 
 
+def _single(result: QualityResult, row: Row) -> dict[str, str | None]:
+    return {name: _read(result.path.parent / "images", f"{row.id}/{name}") for name in row.images}
+
+
+def _cut(result: QualityResult, row: Row) -> dict[str, str | None]:
+    """The pictures of a row from one file that has them side by side, each as wide as the others."""
+    path = _inside(result.path.parent, row.strip)
+    try:
+        with Image.open(path, formats=FORMATS) as strip:
+            strip = strip.convert("RGB")
+    except (OSError, ValueError, TypeError, AttributeError, UnidentifiedImageError, Image.DecompressionBombError):
+        return dict.fromkeys(row.images)
+    wide = strip.width // max(len(row.images), 1)
+    cells = [strip.crop((i * wide, 0, (i + 1) * wide, strip.height)) for i in range(len(row.images))]
+    return {name: _picture(cell) for name, cell in zip(row.images, cells, strict=True)}
+
+
+def _picture(cell: Image.Image) -> str:
+    buffer = io.BytesIO()
+    cell.save(buffer, "PNG")
+    return _uri("PNG", buffer.getvalue()) if buffer.tell() <= HEAVY else _uri("WEBP", _shrunk(cell))
+
+
+def _inside(folder: Path, name: str) -> Path | None:
+    path = (folder / name).resolve()
+    return path if path.is_relative_to(folder.resolve()) else None
+
+
 def _read(folder: Path, name: str) -> str | None:
     """A picture inside ``folder``: a result file from elsewhere must not draw other files into the page."""
-    path = (folder / name).resolve()
-    if not path.is_relative_to(folder.resolve()):
+    path = _inside(folder, name)
+    if path is None:
         return None
     try:
         with Image.open(path, formats=FORMATS) as picture:

@@ -9,7 +9,7 @@ from . import texts, verdicts
 from .axes import axes, places, reference
 from .images import collect
 from .results import QualityResult
-from .rows import Row
+from .rows import Row, Score
 from .series import families, moving_name, tag
 
 
@@ -23,7 +23,10 @@ def payload(result: QualityResult, metric: str | None) -> dict:
     base = bases[solvers[0]] if len(solvers) == 1 else None
     return {
         "metric": metric,
-        "metrics": {name: {"label": m.label, "better": m.better, "unit": m.unit} for name, m in result.metrics.items()},
+        "metrics": {
+            name: {"label": m.label, "better": m.better, "unit": m.unit, "to": m.to}
+            for name, m in result.metrics.items()
+        },
         "axes": {name: {"label": a.label, "sign": a.sign} for name, a in axes(base).items()},
         "costs": verdicts.COSTS,
         "solvers": solvers,
@@ -58,6 +61,9 @@ def _row(result: QualityResult, row: Row, family: str, base: Row | None) -> dict
         "rivals": {cost: rival.id for cost in verdicts.COSTS if (rival := result.rival(row, cost))},
         "x": {name: vars(place) for name, place in places(result, row, base).items()},
         "scores": {name: _score(result, row, name) for name in row.scores},
+        "scoresTo": {
+            base: {name: _shown(score) for name, score in found.items()} for base, found in row.scores_to.items()
+        },
         "facts": _facts(row),
     }
 
@@ -65,7 +71,11 @@ def _row(result: QualityResult, row: Row, family: str, base: Row | None) -> dict
 def _score(result: QualityResult, row: Row, name: str) -> dict:
     found = row.scores[name]
     against = {cost: _verdict(result, row, name, cost) for cost in verdicts.COSTS}
-    return {"value": found.value, "sd": found.sd, "text": texts.score(found), "verdicts": against}
+    return {**_shown(found), "verdicts": against}
+
+
+def _shown(score: Score) -> dict:
+    return {"value": score.value, "sd": score.sd, "text": texts.score(score)}
 
 
 def _verdict(result: QualityResult, row: Row, name: str, cost: str) -> dict | None:

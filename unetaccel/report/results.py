@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import SettingError
-from .rows import Metric, Row
+from .rows import Metric, Row, Score
 
 QUALITY = "unetaccel-quality/1"
 REMEDY = f"write one with `unetaccel bench quality` (format {QUALITY!r}) or `python bench/speed.py --out FILE`"
@@ -39,6 +39,12 @@ class QualityResult:
     def rival(self, row: Row, cost: str) -> Row | None:
         """The plain run of equal ``cost``: ``"equal_macs"`` or ``"equal_time"``."""
         return self.row(row.rivals.get(cost))
+
+    def score(self, row: Row, metric: str, base: Row | None) -> Score | None:
+        """The row's score beside the rows of ``base``'s steps: a plain run's likeness is that to ``base``."""
+        if row.kind != "plain" or base is None or self.metrics[metric].to != "plain":
+            return row.scores.get(metric)
+        return None if row.id == base.id else row.scores_to.get(base.id, row.scores).get(metric)
 
     def ordered(self) -> list[Row]:
         """Rows for reading: what methods start from, methods, other packages, then the plain runs of equal cost."""

@@ -97,14 +97,16 @@ class Row:
     cached_bytes: float | None
     peak_memory_bytes: float | None
     scores: dict[str, Score]
+    scores_to: dict[str, dict[str, Score]]
+    """Of a plain run: its likeness to each longer plain run, by that one's id."""
     published: dict
     rivals: dict
     images: tuple[str, ...]
+    strip: str | None
+    """One file with all ``images``, from left to right."""
 
     @classmethod
     def read(cls, data: dict, metrics: dict[str, Metric]) -> Row:
-        found = _table(data.get("metrics"))
-        scores = {name: Score.read(found.get(name), metric) for name, metric in metrics.items()}
         pattern = data.get("pattern") if isinstance(data.get("pattern"), str) else ""
         images = data.get("images") if isinstance(data.get("images"), list) else []
         numbers = ("steps", "guidance", "full", "cached", "macs", "macs_share", "cached_bytes", "peak_memory_bytes")
@@ -119,9 +121,16 @@ class Row:
             ceiling=number(data.get("speedup_ceiling")),
             seconds=Spread.read(data.get("seconds")),
             speedup=Spread.read(data.get("speedup")),
-            scores={name: score for name, score in scores.items() if score},
+            scores=_scores(data.get("metrics"), metrics),
+            scores_to={base: _scores(found, metrics) for base, found in _table(data.get("metrics_to")).items()},
             published=_table(data.get("published")),
             rivals={k: v for k, v in _table(data.get("rivals")).items() if isinstance(v, str)},
             images=tuple(name for name in images if isinstance(name, str)),
+            strip=data.get("strip") if isinstance(data.get("strip"), str) else None,
             **{name: number(data.get(name)) for name in numbers},
         )
+
+
+def _scores(data: object, metrics: dict[str, Metric]) -> dict[str, Score]:
+    scores = {name: Score.read(_table(data).get(name), metric) for name, metric in metrics.items()}
+    return {name: score for name, score in scores.items() if score}

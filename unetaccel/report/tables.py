@@ -56,7 +56,7 @@ def _line(result: QualityResult, row: Row, metric: str | None) -> list[str]:
     theirs = texts.NONE
     if rival is not None:
         mark = f"{MARKS[against.ahead]} " if against else ""
-        theirs = f"{mark}{rival.steps} steps: {texts.score(rival.scores.get(metric))}"
+        theirs = f"{mark}{rival.steps} steps: {texts.score(result.score(rival, metric, result.plain(row)))}"
     return [*found, texts.score(row.scores.get(metric)), theirs]
 
 

@@ -29,7 +29,7 @@ def verdict(result: QualityResult, row: Row, metric: str, cost: str = "equal_mac
     rival = result.rival(row, cost)
     if rival is None or row.kind == "plain" or result.metrics[metric].better is None:
         return None
-    ours, theirs = row.scores.get(metric), rival.scores.get(metric)
+    ours, theirs = row.scores.get(metric), result.score(rival, metric, result.plain(row))
     if ours is None or theirs is None:
         return None
     gain = _gain(result.metrics[metric], ours, theirs)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import math
-import os
 import statistics
 from collections.abc import Callable
 from dataclasses import replace
@@ -69,6 +68,7 @@ def collect(
             "images": len(store.jobs),
             "source": store.jobs.source,
             "size": list(size),
+            "captions": list(store.jobs.prompts[:SHOWN]),
         },
         "metrics": {name: info for metric in metrics for name, info in metric.columns.items()},
         "timing": {
@@ -194,5 +194,6 @@ def write_result(result: dict, rows: list[Row], store: Store, out: Path) -> None
         if strip.height > SHOWN_SIDE:
             strip = strip.resize((strip.width * SHOWN_SIDE // strip.height, SHOWN_SIDE), Image.Resampling.LANCZOS)
         strip.save(folder / f"{row.id}.png", optimize=True)
-        described["images"] = [os.path.join(folder.name, f"{row.id}.png")]
+        described["strip"] = f"{folder.name}/{row.id}.png"
+        described["images"] = [f"{i}-{store.jobs.seeds[0]}.png" for i in range(len(shown))]
     out.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -33,7 +33,7 @@ class Chart {
       (steps === "all" || near.has(row.id) || (row.kind === "plain" ? row.steps <= steps && row.x.macs && row.x.macs.x >= least : row.steps === steps));
     this.left = [];
     return rows.filter(shown).flatMap((row) => {
-      const place = row.x[axis], score = row.scores[metric];
+      const place = row.x[axis], score = this.report.scoreTo(row, metric, steps);
       if (place && score && score.value !== null) return [{ row, place, score, px: place.x, py: score.value }];
       this.left.push(row);
       return [];

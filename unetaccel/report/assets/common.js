@@ -76,6 +76,14 @@ class Report {
     return row.label + steps + (this.data.solvers.length > 1 ? `, ${row.solver}` : "");
   }
 
+  // The score beside rows of `steps`: a plain run's likeness is then that to the plain run of so many steps.
+  scoreTo(row, metric, steps) {
+    if (!row) return undefined;
+    const base = this.data.rows.find((r) => r.kind === "plain" && r.solver === row.solver && r.steps === steps);
+    if (row.kind !== "plain" || !base || this.data.metrics[metric].to !== "plain") return row.scores[metric];
+    return row === base ? undefined : (row.scoresTo[base.id] || row.scores)[metric];
+  }
+
   score(row, metric) {
     const found = row && row.scores[metric];
     const unit = this.data.metrics[metric].unit;

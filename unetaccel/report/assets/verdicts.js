@@ -6,7 +6,7 @@ function drawDuels(report) {
   const rows = report.data.rows.filter((row) => row.kind === "method" || (peers && row.kind === "peer"));
   const worth = (row) => { const s = row.scores[metric]; return s && s.verdicts[cost] ? s.verdicts[cost].worth : -Infinity; };
   if (order === "best") rows.sort((a, b) => worth(b) - worth(a));
-  const scores = rows.flatMap((row) => [row, report.rows.get(row.rivals[cost])]).map((row) => row && row.scores[metric]).filter((s) => s && s.value !== null);
+  const scores = rows.flatMap((row) => [row.scores[metric], report.scoreTo(report.rows.get(row.rivals[cost]), metric, row.steps)]).filter((s) => s && s.value !== null);
   const values = scores.flatMap((s) => [s.value - (s.sd || 0), s.value + (s.sd || 0)]);
   const log = report.state.log && Math.min(...values) > 0;
   const x = values.length ? scale(...domain(values, log), 0, 100, log) : null;
@@ -23,12 +23,12 @@ function duel(report, row, x) {
   const against = score && score.verdicts[cost];
   const { word, mark: sign } = against ? WORDS[against.ahead] : { word: "level", mark: "" };
   const by = against && against.gain ? ` by ${against.gain}` : "";
-  const theirs = rival && rival.scores[metric];
+  const theirs = report.scoreTo(rival, metric, row.steps);
   return el("div", { class: "duel", "data-id": row.id },
     el("button", { class: "what", type: "button", onclick: () => report.set({ selected: row.id }) }, report.called(row), el("small", {}, row.family)),
     dumbbell(x, score, theirs, word),
     el("span", { class: `says ${word}` }, against ? `${sign} ${SAID[word]}${word === "level" ? "" : by}` : "no rival of this cost in the file",
-      el("small", {}, `${report.score(row, metric)}${rival ? ` against ${report.score(rival, metric)} (${rival.label})` : ""}`)));
+      el("small", {}, `${report.score(row, metric)}${theirs ? ` against ${theirs.text} (${rival.label})` : ""}`)));
 }
 
 // Both scores on one line, with their spreads.
