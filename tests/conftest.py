@@ -208,6 +208,19 @@ def build_pipe(name: str = "sd", scheduler=None, seed: int = 0) -> StableDiffusi
     return pipe
 
 
+def build_lora_pipe(*adapters: str, targets: tuple[str, ...] = ("to_q", "conv1")) -> StableDiffusionPipeline:
+    """A small pipeline whose U-Net has these LoRAs, random ones, active all of them."""
+    from peft import LoraConfig
+
+    pipe = build_pipe("one-layer")
+    for seed, name in enumerate(adapters):
+        torch.manual_seed(seed)
+        config = LoraConfig(r=2, lora_alpha=2, target_modules=list(targets), init_lora_weights=False)
+        pipe.unet.add_adapter(config, adapter_name=name)
+    pipe.unet.set_adapters(list(adapters))
+    return pipe
+
+
 def build_controlnet(unet, seed: int = 0) -> ControlNetModel:
     torch.manual_seed(seed)
     net = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(16, 32, 32, 32)).eval()
@@ -302,6 +315,7 @@ def tiny() -> SimpleNamespace:
         unet=build_unet,
         inputs=unet_inputs,
         pipe=build_pipe,
+        lora_pipe=build_lora_pipe,
         scheduler=build_scheduler,
         controlnet=build_controlnet,
         controlnet_pipe=build_controlnet_pipe,

@@ -122,3 +122,117 @@ def test_what_cannot_be_compiled_is_refused(tiny):
         unetaccel.apply(pipe, DeepCache(), compile=True)
     with unetaccel.apply(pipe, DeepCache()):
         tiny.call(pipe)
+
+
+def wrapped(pipe):
+    pipe.unet = torch.compile(pipe.unet)
+
+
+def wrapped_forward(pipe):
+    pipe.unet.forward = torch.compile(pipe.unet.forward)
+
+
+def in_place(pipe):
+    pipe.unet.compile()
+
+
+def wrapped_block(pipe):
+    pipe.unet.up_blocks[1] = torch.compile(pipe.unet.up_blocks[1])
+
+
+@pytest.mark.parametrize(
+    ("compiles", "message", "undo"),
+    [
+        (wrapped, r"U-Net was wrapped .*unet = pipe.unet._orig_mod", lambda p: setattr(p, "unet", p.unet._orig_mod)),
+        (wrapped_forward, r"`forward` wrapped .*del unet.forward", lambda p: delattr(p.unet, "forward")),
+        (in_place, r"in place .*_compiled_call_impl = None", lambda p: setattr(p.unet, "_compiled_call_impl", None)),
+        (
+            wrapped_block,
+            r"up_blocks.1 was wrapped",
+            lambda p: p.unet.up_blocks.insert(1, p.unet.up_blocks.pop(1)._orig_mod),
+        ),
+    ],
+)
+def test_a_compiled_unet_is_refused_with_the_way_out(tiny, compiles, message, undo):
+    pipe = tiny.pipe("one-layer")
+    compiles(pipe)
+    with pytest.raises(UnsupportedModelError, match=message + r".*apply\(..., compile=True\)"):
+        unetaccel.apply(pipe, DeepCache())
+    undo(pipe)
+    with unetaccel.apply(pipe, DeepCache()) as handle:
+        tiny.call(pipe, steps=6)
+        assert handle.summary().cached == 4
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_compiled_transformer_blocks_run_in_both_views(tiny, when):
+    pipe, counter = tiny.pipe("one-layer"), CompileCounter()
+    with unetaccel.apply(pipe, DeepCache(interval=2, cut=1)):
+        expected = tiny.call(pipe, steps=6)
+    if when == "before":
+        pipe.unet.compile_repeated_blocks(fullgraph=True, backend=counter)
+    with unetaccel.apply(pipe, DeepCache(interval=2, cut=1)):
+        if when == "after":
+            pipe.unet.compile_repeated_blocks(fullgraph=True, backend=counter)
+        assert torch.equal(tiny.call(pipe, steps=6), expected)
+        graphs = counter.frame_count
+        assert graphs > 0
+        assert torch.equal(tiny.call(pipe, steps=6), expected)
+    assert counter.frame_count == graphs
+
+
+def accelerated(pipe, compile: bool | dict, calls: list) -> list:
+    """What each of ``calls``, functions of the pipeline, gives while it is accelerated."""
+    with unetaccel.apply(pipe, DeepCache(interval=2, cut=1), compile=compile):
+        return [call(pipe) for call in calls]
+
+
+def all_equal(ours: list, theirs: list) -> bool:
+    return all(map(torch.equal, ours, theirs))
+
+
+def all_differ(results: list) -> bool:
+    return not any(torch.equal(a, b) for i, a in enumerate(results) for b in results[:i])
+
+
+BLOCKS = {"unet": {"down": 0.2, "mid": 0.6, "up": 0.4}}
+
+
+@pytest.mark.parametrize("scales", [(1.0, 0.3, 0.7, 0.0, BLOCKS), ([0.3, 0.5], [0.5, 0.3], [1.0, 0.1])])
+def test_two_graphs_for_any_lora_scales(tiny, scales):
+    adapters = ["a", "b"] if isinstance(scales[0], list) else ["a"]
+    pipe, counter = tiny.lora_pipe(*adapters), CompileCounter()
+
+    def at(scale):
+        return lambda pipe: (pipe.set_adapters(adapters, scale), tiny.call(pipe, steps=6))[1]
+
+    eager = accelerated(pipe, False, list(map(at, scales)))
+    ours = accelerated(pipe, compiled(counter), list(map(at, scales)))
+    assert counter.frame_count == 2
+    assert all_equal(ours, eager)
+    assert all_differ(eager)
+
+
+def test_two_graphs_for_any_lora_scale_of_a_call(tiny):
+    unet, counter = tiny.lora_pipe("a").unet, CompileCounter()
+    inputs, layer = tiny.inputs(unet), unet.mid_block.resnets[0].conv1
+    unet.set_adapters("a", 0.9)
+    results = []
+    for options in (False, compiled(counter)):
+        handle = unetaccel.apply(unet, DeepCache(interval=2, cut=1), compile=options)
+        for scale in (0.25, 0.5, 2, None):  # powers of two: diffusers multiplies PEFT's number and divides it again
+            extra = {} if scale is None else {"cross_attention_kwargs": {"scale": scale}}
+            with torch.no_grad(), handle.run(5):
+                results.append(torch.stack([handle.unet(**inputs, **extra)[0] for _ in range(5)]))
+            assert layer.scaling == {"a": 0.9}
+    assert counter.frame_count == 2
+    assert all_equal(results[4:], results[:4])
+    assert all_differ(results[:4])
+
+
+def test_plain_runs_are_one_graph_for_any_lora_scale(tiny):
+    pipe, counter = tiny.lora_pipe("a"), CompileCounter()
+    with unetaccel.apply(pipe, DeepCache(interval=1), compile=compiled(counter)):
+        ours = [(pipe.set_adapters("a", s), tiny.call(pipe, steps=6))[1] for s in (0.3, 0.7)]
+    assert counter.frame_count == 1
+    assert all_equal(ours, [(pipe.set_adapters("a", s), tiny.call(pipe, steps=6))[1] for s in (0.3, 0.7)])

@@ -27,9 +27,9 @@ def compiled_views(unet: nn.Module, b: int, options: dict) -> Views:
     """
     scales = LoraScales(unet)
     views = build_views(scales.unet, b)
-    split, adapters = split_containers(unet, views.skip), [getattr(unet, "peft_config", {})]
-    views.fingerprint = Fingerprint(split, scales.containers(), adapters)
-    views.cached_fingerprint = Fingerprint(split, scales.containers(views.cached), adapters)
+    split = split_containers(unet, views.skip)
+    views.fingerprint = Fingerprint(split, scales.containers())
+    views.cached_fingerprint = Fingerprint(split, scales.containers(views.cached))
     views.full_step = compile_step(views.full_step, options, scales)
     views.cached_step = compile_step(views.cached_step, options, scales)
     views.plain_step = compile_step(views.plain_step, options, scales)

@@ -38,9 +38,9 @@ class Engine:
         self.original = unet
         self.methods = methods
         self.reuse = _reuse(methods)
+        self.table = skip_table(unet)
         if has_foreign_forward(unet) and not hasattr(unet, "_hf_hook"):
             refuse_replaced_forward([unet], {id(unet): "the U-Net"})
-        self.table = skip_table(unet)
         self.cut = auto_cut(unet) if self.reuse.cut == "auto" else resolve_cut(self.reuse.cut, self.table)
         self.removed = False
         self.remove: Callable[[], None] = lambda: setattr(self, "removed", True)

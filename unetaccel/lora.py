@@ -105,13 +105,13 @@ def _is_tuner(module: nn.Module) -> bool:
 
 
 def _is_plain(layer: nn.Module) -> bool:
-    """Whether a tuner layer is LoRA as published, in PEFT's own class, and neither hooked nor fused."""
+    """Whether a tuner layer is LoRA as published, in PEFT's own class, scaled by numbers and not hooked."""
     cls = type(layer)
     known = cls.__module__ == "peft.tuners.lora.layer" and cls.__name__ in PLAIN_LORA
     return known and not (
         getattr(layer, "lora_variant", None)
         or len(layer.lora_magnitude_vector)  # DoRA
-        or layer.merged_adapters
+        or any(isinstance(scale, torch.Tensor) for scale in layer.scaling.values())  # prepared for hotswapping
         or has_foreign_forward(layer)
     )
 

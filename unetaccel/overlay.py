@@ -74,13 +74,12 @@ class Fingerprint:
     Args:
         containers: what was copied and must not get hooks.
         inner: what was copied, hooks and all.
-        tables: dicts whose entries matter too.
     """
 
-    def __init__(self, containers: list[nn.Module], inner: Iterable[nn.Module] = (), tables: Iterable[dict] = ()):
+    def __init__(self, containers: list[nn.Module], inner: Iterable[nn.Module] = ()):
         self._containers, self._hooks = containers, list(map(_hooks, containers))
         modules = {id(m): m for m in (*containers, *inner)}.values()
-        self._live = [*(d for m in modules for d in (m.__dict__, m._modules)), *tables]
+        self._live = [d for m in modules for d in (m.__dict__, m._modules)]
         self._seen = [dict(d) for d in self._live]
 
     def is_current(self) -> bool:

@@ -122,23 +122,36 @@ def _spatial(resnet: nn.Module) -> nn.Module:
 
 def check_supported(unet: nn.Module) -> None:
     """Raise ``UnsupportedModelError``, naming the part at fault, unless ``unet`` can be split at its skips."""
-    if hasattr(unet, "_orig_mod"):
-        raise UnsupportedModelError(
-            "this U-Net was wrapped by torch.compile. Apply unetaccel to the plain U-Net (pipe.unet = pipe.unet._orig_mod)"
-        )
+    _refuse_compiled(unet)
     if not {c.__name__ for c in type(unet).__mro__} & set(UNETS):
         raise UnsupportedModelError(f"{type(unet).__name__} is not supported yet; supported U-Nets: {', '.join(UNETS)}")
-    if getattr(unet, "_compiled_call_impl", None) is not None:
-        raise UnsupportedModelError(
-            "this U-Net was compiled in place (unet.compile()). Load it afresh and apply unetaccel without compiling it"
-        )
     for kind, known in BLOCKS.items():
         for i, block in enumerate(getattr(unet, f"{kind}_blocks")):
+            if hasattr(block, "_orig_mod"):
+                raise UnsupportedModelError(
+                    f"{kind}_blocks.{i} was wrapped by torch.compile. Put it back (its _orig_mod), and use {OUR_COMPILE}"
+                )
             if type(block).__name__ not in known:
                 raise UnsupportedModelError(
                     f"{kind}_blocks.{i} is a {type(block).__name__}, which is not supported yet; "
                     f"supported {kind} blocks: {', '.join(known)}"
                 )
+
+
+OUR_COMPILE = "unetaccel.apply(..., compile=True), which compiles each view once"
+
+
+def _refuse_compiled(unet: nn.Module) -> None:
+    """What is compiled as a whole cannot be split; compiled layers (``compile_repeated_blocks``) are no obstacle."""
+    if hasattr(unet, "_orig_mod"):
+        how, undo = "was wrapped by torch.compile", "Put the plain one back (pipe.unet = pipe.unet._orig_mod)"
+    elif hasattr(unet.__dict__.get("forward"), "_torchdynamo_orig_callable"):
+        how, undo = "has a `forward` wrapped by torch.compile", "Remove that (del unet.forward)"
+    elif getattr(unet, "_compiled_call_impl", None) is not None:
+        how, undo = "was compiled in place (unet.compile())", "Undo that (unet._compiled_call_impl = None)"
+    else:
+        return
+    raise UnsupportedModelError(f"this U-Net {how}. {undo}, and use {OUR_COMPILE}")
 
 
 def resolve_cut(cut: int | str, table: list[Skip]) -> int:
