@@ -88,7 +88,7 @@ def plain_cpu(monkeypatch):
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("controlnets", [0, 1])
+@pytest.mark.parametrize("controlnets", [0, 1], ids=["alone", "a_controlnet"])
 def test_sequential_offload_of_a_pipeline(tiny, plain_cpu, when, controlnets):
     pipe = tiny.controlnet_pipe() if controlnets else tiny.pipe()
     options = {"image": torch.rand(1, 3, 128, 128)} if controlnets else {}
