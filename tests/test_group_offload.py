@@ -97,8 +97,8 @@ def options(controlnets: int) -> dict:
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("controlnets", [0, 1, 2])
-@pytest.mark.parametrize("blocks", [1, 2])
+@pytest.mark.parametrize("controlnets", [0, 1, 2], ids=["alone", "a_controlnet", "two_controlnets"])
+@pytest.mark.parametrize("blocks", [1, 2], ids=["group_offload_by_block", "group_offload_by_two_blocks"])
 def test_whole_pipelines(tiny, device, when, controlnets, blocks):
     """``pipe.enable_group_offload``, with everything that diffusers does to it between two calls."""
     cut, pipe = 2, tiny.controlnet_pipe(controlnets) if controlnets else tiny.pipe()

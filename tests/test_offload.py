@@ -1,5 +1,6 @@
 """Offloading, for real, with the CPU in both roles: the hooks move weights about exactly as they do for a GPU."""
 
+import accelerate
 import pytest
 import torch
 from accelerate import cpu_offload
@@ -76,6 +77,74 @@ def test_sequential_offload(tiny, when):
     assert unet.conv_in.weight.is_meta
     handle.remove()
     assert torch.equal(unet(**{**inputs, "timestep": torch.tensor(900)})[0], expected[0])
+
+
+@pytest.fixture
+def plain_cpu(monkeypatch):
+    """diffusers asks accelerate for the device "cpu:0", which is never that of a CPU tensor; accelerate then mistakes
+    each weight for one that it must copy and makes a plain tensor of it, with or without us.
+    """
+    monkeypatch.setattr(accelerate, "cpu_offload", lambda model, device, **options: cpu_offload(model, CPU, **options))
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("controlnets", [0, 1], ids=["alone", "a_controlnet"])
+def test_sequential_offload_of_a_pipeline(tiny, plain_cpu, when, controlnets):
+    pipe = tiny.controlnet_pipe() if controlnets else tiny.pipe()
+    options = {"image": torch.rand(1, 3, 128, 128)} if controlnets else {}
+
+    def call():
+        result = tiny.call(pipe, steps=6, **options)
+        pipe.maybe_free_model_hooks()
+        return result
+
+    plain = call()
+    with unetaccel.apply(pipe, DeepCache(cut=2)):
+        expected = call()
+    if when == "before":
+        pipe.enable_sequential_cpu_offload(device="cpu")
+        assert torch.equal(call(), plain)
+    original = pipe.unet
+    handle = unetaccel.apply(pipe, DeepCache(cut=2))
+    for _ in range(2):
+        if when == "after":
+            pipe.enable_sequential_cpu_offload(device="cpu")  # removes the hooks that are there, if any
+        assert torch.equal(call(), expected)
+        assert handle.summary().pattern == "F..F.."
+        assert pipe.unet.conv_in.weight.is_meta
+    handle.remove()
+    assert pipe.unet is original
+    assert torch.equal(call(), plain)
+    pipe.remove_all_hooks()
+    assert not pipe.unet.conv_in.weight.is_meta
+    assert torch.equal(call(), plain)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_model_offload_with_a_controlnet(tiny, when):
+    """Its hooks make new lists of what passes them, also of residuals that are not all there."""
+    pipe = tiny.controlnet_pipe()
+    handle = None
+
+    def call():
+        def callback(pipe, i, t, values):
+            if i == 3 and handle is not None:
+                handle._engine.last._streams[0].inputs = "other"  # a full evaluation where a cached one was expected
+            return values
+
+        return tiny.call(pipe, image=torch.ones(1, 3, 128, 128), callback_on_step_end=callback)
+
+    handle = unetaccel.apply(pipe, DeepCache(cut=2))
+    expected = call()
+    assert handle.summary().pattern == "F..FF.F..F"
+    handle.remove()
+    if when == "before":
+        model_offload(pipe)
+    handle = unetaccel.apply(pipe, DeepCache(cut=2))
+    if when == "after":
+        model_offload(pipe)
+    for _ in range(2):
+        assert torch.equal(call(), expected)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

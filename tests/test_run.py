@@ -1,11 +1,9 @@
 """Rules 3, 4 and 5: state belongs to one sampling call."""
 
-import gc
-import threading
-
 import pytest
 import torch
 from diffusers import StableDiffusionImg2ImgPipeline
+from pipeline_cases import Case, image, learned_variance
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import unetaccel
@@ -21,131 +19,6 @@ def stored(handle):
 
 def kinds(handle):
     return handle._engine.report().kinds
-
-
-@pytest.mark.parametrize("place", ["unet", "scheduler", "callback"])
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-@pytest.mark.parametrize("evaluation", [4, 5])  # a full and a cached one
-def test_an_exception_leaves_nothing_behind(tiny, place, error, evaluation):
-    pipe = tiny.pipe()
-    handle = unetaccel.apply(pipe, DeepCache(cut=1))
-    expected = tiny.call(pipe)
-    count, options, undo = [0], {}, lambda: None
-
-    def fail(*args, **kwargs):
-        count[0] += 1
-        if count[0] == evaluation:
-            in_flight = handle._engine.last.views.port.feature is not None
-            assert stored(handle) or in_flight, "a feature is held when it fails, so freeing it is a test"
-            raise error("stop")
-
-    if place == "unet":
-        hook = pipe.unet.conv_out.register_forward_hook(lambda *a: fail())
-        undo = hook.remove
-    elif place == "scheduler":
-        step = pipe.scheduler._get_variance
-        pipe.scheduler._get_variance = lambda *a: (fail(), step(*a))[1]
-        undo = lambda: pipe.scheduler.__dict__.pop("_get_variance")  # noqa: E731
-        options = {"eta": 0.5}
-    else:
-        options = {"callback_on_step_end": lambda p, i, t, values: fail() or values}
-    scheduler = pipe.scheduler
-    with pytest.raises(error, match="stop"):
-        tiny.call(pipe, **options)
-    undo()
-    assert not stored(handle)
-    assert all(v.port.feature is None for v in handle._engine._idle)
-    assert pipe.scheduler is scheduler
-    assert torch.equal(tiny.call(pipe), expected)
-
-
-def test_features_are_freed_when_the_call_ends(tiny):
-    pipe = tiny.pipe()
-    handle = unetaccel.apply(pipe, DeepCache(cut=1))
-    tiny.call(pipe)
-    assert not stored(handle)
-    assert not feature_tensors(handle)
-    assert all(v.port.feature is None for v in handle._engine._idle)
-    with handle.run(6):
-        handle.unet(**tiny.inputs(pipe.unet))
-        assert len(feature_tensors(handle)) == 1, "the search finds a feature while there is one"
-
-
-def feature_tensors(handle) -> list:
-    """Every tensor of F's shape that the garbage collector can reach and that is no parameter."""
-    gc.collect()
-    shape, own = (2, 16, 16, 16), {id(p) for p in handle._engine.original.parameters()}
-    return [o for o in gc.get_objects() if type(o) is torch.Tensor and o.shape == shape and id(o) not in own]
-
-
-def test_an_abandoned_generator_ends_its_run(tiny):
-    unet = tiny.unet()
-    handle = unetaccel.apply(unet, DeepCache(interval=3))
-    inputs = tiny.inputs(unet)
-
-    def samples():
-        with handle.run(9):
-            for _ in range(9):
-                yield handle.unet(**inputs)[0]
-
-    generator = samples()
-    next(generator), next(generator)
-    assert stored(handle)
-    closer = threading.Thread(target=generator.close)  # another thread, so another context
-    closer.start()
-    closer.join()
-    assert not stored(handle)
-    with handle.run(6):
-        outputs = [handle.unet(**inputs)[0] for _ in range(3)]
-    assert kinds(handle) == [[True, False, False]]
-    assert torch.equal(outputs[0], unet(**inputs)[0])
-
-
-def test_two_threads_with_two_pipelines_on_one_unet(tiny):
-    first = tiny.pipe()
-    second = tiny.pipe()
-    second.unet = first.unet
-    expected = []
-    for pipe, settings in ((first, DeepCache(interval=2, cut=1)), (second, DeepCache(interval=5, cut=4))):
-        with unetaccel.apply(pipe, settings):
-            expected.append(tiny.call(pipe, seed=3))
-    handles = [
-        unetaccel.apply(first, DeepCache(interval=2, cut=1)),
-        unetaccel.apply(second, DeepCache(interval=5, cut=4)),
-    ]
-    results, barrier = [[], []], threading.Barrier(2)
-
-    def work(i, pipe):
-        barrier.wait()
-        for _ in range(4):
-            results[i].append(tiny.call(pipe, seed=3))
-
-    threads = [threading.Thread(target=work, args=(i, p)) for i, p in enumerate((first, second))]
-    [t.start() for t in threads]
-    [t.join() for t in threads]
-    for found, want in zip(results, expected, strict=True):
-        assert len(found) == 4
-        assert all(torch.equal(image, want) for image in found)
-    [h.remove() for h in handles]
-
-
-def test_two_threads_with_runs_of_one_handle(tiny):
-    unet = tiny.unet()
-    handle = unetaccel.apply(unet, DeepCache(interval=3, cut=1))
-    results = {}
-
-    def work(seed):
-        inputs = tiny.inputs(unet, seed=seed)
-        with handle.run(9):
-            results[seed] = [handle.unet(**{**inputs, "timestep": t})[0] for t in range(900, 0, -100)]
-
-    threads = [threading.Thread(target=work, args=(s,)) for s in (1, 2)]
-    [t.start() for t in threads]
-    [t.join() for t in threads]
-    for seed in (1, 2):
-        found = results[seed]
-        work(seed)
-        assert all(torch.equal(a, b) for a, b in zip(found, results[seed], strict=True))
 
 
 def test_two_pass_guidance_has_two_streams(tiny):
@@ -277,6 +150,24 @@ def test_what_is_known_of_a_call_before_it_starts(tiny):
     with unetaccel.apply(img2img, DeepCache(schedule=rule)):
         tiny.call(img2img, steps=20, image=image, strength=0.5, height=None, width=None)
     assert seen == [float(t) for t in img2img.scheduler.timesteps[11:]]
+
+
+@pytest.mark.parametrize("cls", ["IFImg2ImgPipeline", "IFInpaintingPipeline"])
+def test_what_is_known_where_only_the_pipeline_knows(tiny, cls):
+    """Neither the scheduler nor ``_num_timesteps`` says how many steps the strength leaves, but ``get_timesteps`` does."""
+    picture = {"image": image(size=16)} | ({"mask_image": torch.ones(1, 1, 16, 16)} if "Inpaint" in cls else {})
+    case = Case(
+        cls,
+        "deepfloyd",
+        parts=learned_variance,
+        call={"output_type": "pt", "num_inference_steps": 20, "strength": 0.5, **picture},
+    )
+    pipe, call = case.build(tiny)
+    with unetaccel.apply(pipe, DeepCache(interval=4, tail=2)) as handle:
+        for _ in range(2):
+            call()
+            assert handle.summary().pattern == "F...F...FF"
+    assert "get_timesteps" not in vars(pipe)
 
 
 def test_memory_is_one_feature_per_stream(tiny):

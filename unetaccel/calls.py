@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
+from collections.abc import Callable
 from contextlib import contextmanager
 
 from .accelerated import AcceleratedUNet
 from .errors import UnsupportedModelError
-from .run import Run
+from .run import Run, current_run
 from .timeline import Timeline, of_denoising_end, of_scheduler
 
 
@@ -42,14 +44,35 @@ def _pipeline_class(cls: type) -> type:
         with _pipeline_run(self):
             return cls.__call__(self, *args, **kwargs)
 
+    @functools.wraps(cls.__call__)
+    def generate(self, *args, **kwargs):  # for pipelines of users' own that yield as they go
+        with _pipeline_run(self):
+            return (yield from cls.__call__(self, *args, **kwargs))
+
     members = {
         "__slots__": (),
         "__module__": cls.__module__,
         "__qualname__": cls.__qualname__,
         "__doc__": cls.__doc__,
-        "__call__": call,
+        "__call__": generate if inspect.isgeneratorfunction(cls.__call__) else call,
     }
+    if hasattr(cls, "get_timesteps"):
+        members["get_timesteps"] = _noting_timesteps(cls.get_timesteps)
     return type(cls.__name__, (cls, AcceleratedPipeline), members)  # in this order the layout is the same
+
+
+def _noting_timesteps(get_timesteps: Callable) -> Callable:
+    """Image-to-image pipelines ask this method of theirs which timesteps their ``strength`` leaves."""
+
+    @functools.wraps(get_timesteps)
+    def noting(self, *args, **kwargs):
+        result = get_timesteps(self, *args, **kwargs)
+        run = current_run(getattr(self.unet, "_unetaccel", None))
+        if run is not None:
+            run.visits = len(result[0] if isinstance(result, tuple) else result)
+        return result
+
+    return noting
 
 
 @contextmanager
@@ -77,7 +100,8 @@ def _pipeline_run(pipe):
 
 def _timeline(pipe) -> Timeline:
     """How many timesteps the loop will visit: most pipelines say so, though some before ``denoising_end`` cuts them."""
-    scheduler, count = pipe.scheduler, getattr(pipe, "_num_timesteps", None)
+    scheduler, run = pipe.scheduler, current_run(pipe.unet._unetaccel)
+    count = getattr(pipe, "_num_timesteps", None) or run.visits
     end = getattr(pipe, "_denoising_end", None)
     if not (isinstance(end, float) and 0 < end < 1):
         return of_scheduler(scheduler, count)

@@ -17,7 +17,7 @@ from .accelerated import Face
 from .engine import Engine
 from .offload import call_hooked, carry_hook, is_group_offloaded, streamed
 from .overlay import Fingerprint, copied_containers, has_foreign_forward, overlay
-from .run import current_run, partial_residuals
+from .run import current_run
 from .skips import encoder_skips
 from .views import PassThrough, encoder_through, part
 
@@ -57,7 +57,9 @@ class ControlNetEngine:
         if not self._fingerprint.is_current():
             self._refresh()
         residuals, mid = self._forward(self._view, **inputs)
-        return partial_residuals(residuals, lambda: self._run_whole(inputs)), mid
+        if self._view is not self.original:
+            run.expect_residuals(len(residuals), lambda: self._run_whole(inputs))
+        return residuals, mid
 
     def _run_whole(self, inputs: dict) -> object:
         """As ``original(**inputs)``, whose ``forward`` may lead back here."""

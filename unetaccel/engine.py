@@ -16,7 +16,7 @@ from .costs import auto_cut
 from .errors import SettingError, check_count
 from .methods import DeepCache, Method
 from .overlay import has_foreign_forward, refuse_replaced_forward
-from .run import Report, Run, active, completed, current_run
+from .run import Report, Run, active, current_run
 from .skips import Skip, resolve_cut, skip_table
 from .timeline import Timeline
 from .views import Views, build_views
@@ -67,7 +67,7 @@ class Engine:
         inputs = {**dict(zip(self._names, args, strict=False)), **kwargs}
         if len(inputs) < len(args) + len(kwargs) or not {"sample", "timestep"} <= inputs.keys():
             return self._forward(self.original, *args, **kwargs)  # a TypeError, in Python's own words
-        return run.evaluate(inputs, lambda: self._run_plain(run, completed(inputs)))
+        return run.evaluate(inputs, lambda **inputs: self._run_plain(run, inputs))
 
     def _run_plain(self, run: Run, inputs: dict) -> object:
         if self._compile is None:

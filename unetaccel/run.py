@@ -81,11 +81,14 @@ class Run:
 
     def restart(self) -> None:
         """Forget everything: the scheduler's timesteps were set, so a new trajectory begins."""
+        self.visits: int | None = None
+        """How many of the scheduler's timesteps the loop will visit, where the pipeline has said so since."""
         self._index = self._calls = 0
         self._calls_before: int | None = None
         self._timestep = self._stepped = None
         self._streams: list[Stream] = []
         self._report: Report | None = None
+        self._forget_residuals()
 
     def step(self) -> None:
         """The scheduler made a step: the next evaluation is the next index of the first stream."""
@@ -94,6 +97,7 @@ class Run:
         self._calls_before, self._stepped = self._calls, self._timestep
         self._index += 1
         self._calls = 0
+        self._forget_residuals()
 
     def invalidate(self) -> None:
         """Make the next evaluation of every stream a full one."""
@@ -105,33 +109,35 @@ class Run:
         self.closed = True
         self._streams = []
         self._timestep = self._stepped = None
+        self._forget_residuals()
 
     @property
     def report(self) -> Report | None:
         """What happened since the timesteps were last set; None before the first evaluation."""
         return self._report
 
-    def evaluate(self, inputs: dict, plain: Callable[[], object]) -> object:
-        """One evaluation with keyword ``inputs``: full, cached, or ``plain()`` in a call that reuses nothing."""
+    def evaluate(self, inputs: dict, plain: Callable[..., object]) -> object:
+        """One evaluation with keyword ``inputs``: full, cached, or ``plain(**inputs)`` in a call that reuses nothing."""
         if self._report is None:
             self._begin(inputs)
         self._notice_repeated_steps(inputs["timestep"])
         stream = self._stream()
-        output = plain() if stream is None else self._evaluate(stream, inputs, plain)
+        self._unread = False
+        output = plain(**self._completed(inputs)) if stream is None else self._evaluate(stream, inputs, plain)
         self._calls += 1
         if self._calls == self.per_step:
             self.step()
         return output
 
-    def _evaluate(self, stream: Stream, inputs: dict, plain: Callable[[], object]) -> object:
+    def _evaluate(self, stream: Stream, inputs: dict, plain: Callable[..., object]) -> object:
         report, made_for, condition = self._report, structure(inputs), _condition(inputs)
         full = self._is_full(stream, made_for, condition)
         with report.clock.measure(full, inputs["sample"].device):
             if report.plain:
-                output = plain()
+                output = plain(**self._completed(inputs))
             elif full:
                 stream.feature = None  # freed before the pass, so that old and new never live side by side
-                output, stream.feature = self.fresh_views().run_full(completed(inputs))
+                output, stream.feature = self.fresh_views().run_full(self._completed(inputs))
                 stream.inputs = made_for
                 report.cached_bytes = max(report.cached_bytes, self._bytes())
             else:
@@ -170,9 +176,33 @@ class Run:
 
     def reuses_next(self) -> bool:
         """Whether the next evaluation will be a cached one, unless its inputs turn out to be of another structure."""
-        if self._report is None or self._calls >= len(self._streams) or self._index >= len(self._report.planned):
+        if (
+            self._report is None
+            or self._unread
+            or self._calls >= len(self._streams)
+            or self._index >= len(self._report.planned)
+        ):
             return False
         return not self._report.planned[self._index] and self._streams[self._calls].feature is not None
+
+    def expect_residuals(self, count: int, complete: Callable[[], tuple[list, torch.Tensor]]) -> None:
+        """A ControlNet made only the first ``count`` residuals for the next evaluation; ``complete`` makes them all.
+
+        Not kept on the residuals themselves: offload hooks copy what passes them.
+        """
+        self._residuals, self._unread = (count, complete), True
+
+    def _forget_residuals(self) -> None:
+        self._residuals: tuple[int, Callable] | None = None
+        self._unread = False
+
+    def _completed(self, inputs: dict) -> dict:
+        """The inputs with all residuals, for an evaluation that must be full though a cached one was expected."""
+        residuals = inputs.get(RESIDUALS)
+        if residuals is None or self._residuals is None or len(residuals) != self._residuals[0]:
+            return inputs
+        down, mid = self._residuals[1]()
+        return {**inputs, RESIDUALS: down, MID_RESIDUAL: mid}
 
     def _is_full(self, stream: Stream, made_for: object, condition: int | None) -> bool:
         planned = self._report.planned
@@ -189,28 +219,6 @@ class Run:
 
     def _bytes(self) -> int:
         return sum(s.feature.nbytes for s in self._streams if s.feature is not None)
-
-
-_COMPLETE = "_unetaccel_complete"
-
-
-def partial_residuals(residuals: list[torch.Tensor], complete: Callable[[], tuple[list, torch.Tensor]]) -> list:
-    """The first residuals of a ControlNet, for a cached evaluation; ``complete`` makes all of them after all.
-
-    It is kept on the first tensor: offload hooks make new lists of the same tensors.
-    """
-    setattr(residuals[0], _COMPLETE, complete)
-    return residuals
-
-
-def completed(inputs: dict) -> dict:
-    """The inputs with all residuals, for an evaluation that must be full though a cached one was expected."""
-    residuals = inputs.get(RESIDUALS)
-    complete = getattr(residuals[0], _COMPLETE, None) if residuals else None
-    if complete is None:
-        return inputs
-    down, mid = complete()
-    return {**inputs, RESIDUALS: down, MID_RESIDUAL: mid}
 
 
 def _condition(inputs: dict) -> int | None:
