@@ -8,7 +8,7 @@ from importlib import metadata
 
 import torch
 
-PACKAGES = ("unetaccel", "torch", "diffusers", "transformers", "accelerate", "triton", "DeepCache")
+PACKAGES = ("unetaccel", "torch", "diffusers", "transformers", "accelerate", "torchmetrics", "triton", "DeepCache")
 
 
 def environment(device: str | torch.device = "cpu") -> dict:

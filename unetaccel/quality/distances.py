@@ -47,8 +47,8 @@ def kernel_distance(
 ) -> tuple[float, float]:
     """Squared maximum mean discrepancy with the kernel ``(x.y / d + 1)^3``: mean and sd over random subsets.
 
-    Binkowski et al. 2018, arXiv 1801.01401. Unbiased, so it may be slightly negative, and means of different
-    numbers of samples may be compared.
+    Binkowski et al. 2018, arXiv 1801.01401. Unbiased for independent samples, so it may be slightly negative; sets
+    that share their captions are not independent, and equally good ones then lie well below zero.
 
     Args:
         real, fake: features (M, d) and (N, d).

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
 from ..errors import SettingError
+from .inception import load_inception
 
 
 class Features:
@@ -80,3 +82,8 @@ def label_features(device: torch.device | str = "cpu") -> Features:
         return net.features(images)
 
     return Features(network, device, batch=250)
+
+
+def inception_features(weights: Path | str, device: torch.device | str = "cpu") -> Features:
+    """FID's Inception: 2048 features of images of any size, from a local weight file; see ``inception``."""
+    return Features(load_inception(weights).to(device), device, batch=32)

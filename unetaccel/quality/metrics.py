@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Protocol
 
 import torch
 
 from ..demo.labels import load_label_net
 from ..errors import SettingError
-from . import alignment, distances, similarity
-from .features import Features, in_batches, label_features
+from . import alignment, clip, distances, inception, lpips, similarity
+from .features import Features, in_batches, inception_features, label_features
 from .values import Context, Value, over_seeds
 
 Measure = Callable[[torch.Tensor, Context], dict[str, Value]]
@@ -51,10 +52,15 @@ class _Parts:
     """What metrics of one sweep share: networks are loaded once, when first asked for."""
 
     device: torch.device | str
+    weights: dict[str, Path | str]
 
     @cached_property
     def label_features(self) -> Features:
         return label_features(self.device)
+
+    @cached_property
+    def inception_features(self) -> Features:
+        return inception_features(self.weights["inception"], self.device)
 
 
 @dataclass(frozen=True)
@@ -65,12 +71,14 @@ class _Kind:
         columns: ``{column: (label, better, unit)}``.
         to: what it compares with.
         build: shared parts -> ``measure``.
+        weights: which of ``WEIGHTS`` it needs, if any.
         demo: it knows the demo's pictures only.
     """
 
     columns: dict[str, tuple[str, str, str]]
     to: str
     build: Callable[[_Parts], Measure]
+    weights: str | None = None
     demo: bool = False
     torchmetrics: bool = True
 
@@ -81,31 +89,49 @@ class _Kind:
         }
 
 
-def build_metrics(names: Iterable[str], *, model: str, device: torch.device | str = "cpu") -> list[Metric]:
+WEIGHTS = {"inception": inception.WHAT, "clip": clip.WHAT, "alexnet": lpips.WHAT}
+"""Local weights that metrics may need, by name. Nothing is downloaded."""
+
+
+def build_metrics(
+    names: Sequence[str], *, model: str, device: torch.device | str = "cpu", **weights: Path | str
+) -> list[Metric]:
     """Metrics by name, in the order asked for, with their networks loaded and checked.
 
     Args:
         names: of ``KINDS``.
         model: "demo", or the folder or hub id of the pipeline that made the images.
         device: where networks run; distances are computed on the CPU.
+        weights: paths of local weights, by the names in ``WEIGHTS``: ``inception`` for fid and kid, ``clip`` for clip,
+            ``alexnet`` for lpips.
 
     Raises:
-        SettingError: an unknown name, a metric that does not fit the model, or a missing package.
+        SettingError: an unknown name, a metric that does not fit the model, weights that it needs and were not given,
+            or a missing package.
+        WeightsError: weights that are missing, damaged or of another network.
     """
-    names = list(names)
+    if isinstance(names, str) or not isinstance(names, Sequence):
+        raise SettingError(f"metrics must be a list of names, got {names!r}; allowed are {', '.join(KINDS)}")
+    for name in weights.keys() - WEIGHTS.keys():
+        raise SettingError(f"unknown weights {name!r}; allowed are {', '.join(WEIGHTS)}")
     for name in names:
-        _check(name, model)
-    parts = _Parts(device)
-    return [_Metric(name, KINDS[name].describe(), KINDS[name].build(parts)) for name in names]
+        _check(name, model, weights)
+    parts = _Parts(device, weights)
+    return [_Metric(name, KINDS[name].describe(), KINDS[name].build(parts)) for name in dict.fromkeys(names)]
 
 
-def _check(name: str, model: str) -> None:
+def _check(name: str, model: str, weights: dict[str, Path | str]) -> None:
     if name not in KINDS:
         raise SettingError(f"unknown metric {name!r}; allowed are {', '.join(KINDS)}")
     kind = KINDS[name]
     if kind.demo and model != "demo":
         raise SettingError(
-            f"metric {name!r} uses the demo's label network, which knows the demo's pictures only, not those of {model!r}"
+            f"metric {name!r} uses the demo's label network, which knows the demo's pictures only, not those of {model!r}; "
+            "take fid, kid or clip, with their weights, or psnr and ssim"
+        )
+    if kind.weights and weights.get(kind.weights) is None:
+        raise SettingError(
+            f"metric {name!r} needs local weights: give {kind.weights}=, the path of {WEIGHTS[kind.weights]}"
         )
     if kind.torchmetrics and find_spec("torchmetrics") is None:
         raise SettingError(f'metric {name!r} needs torchmetrics: pip install "unetaccel[metrics]"')
@@ -135,6 +161,20 @@ def _likeness(name: str, compare: Callable, parts: _Parts, over: Callable = stat
     return measure
 
 
+def _lpips(parts: _Parts) -> Measure:
+    return _likeness("lpips", lpips.LPIPS(parts.weights["alexnet"]).to(parts.device), parts)
+
+
+def _clip(parts: _Parts) -> Measure:
+    score = clip.ClipScore(parts.weights["clip"], parts.device)
+
+    def measure(images, context):
+        scores = score(images, context.prompts)
+        return over_seeds(context.seeds, lambda chosen: {"clip": scores[chosen].mean().item()})
+
+    return measure
+
+
 def _labels(parts: _Parts) -> Measure:
     net = load_label_net().to(parts.device)
 
@@ -160,6 +200,25 @@ KINDS = {
         build=lambda parts: _distance("kernel", parts.label_features, _kernel),
         demo=True,
     ),
+    "fid": _Kind(
+        {"fid": ("FID (Inception-v3)", "lower", "")},
+        to="real",
+        build=lambda parts: _distance("fid", parts.inception_features, distances.frechet_distance),
+        weights="inception",
+    ),
+    "kid": _Kind(
+        {"kid": ("KID (Inception-v3)", "lower", "")},
+        to="real",
+        build=lambda parts: _distance("kid", parts.inception_features, _kernel),
+        weights="inception",
+    ),
+    "clip": _Kind(
+        {"clip": ("CLIP score", "higher", "")},
+        to="prompts",
+        build=_clip,
+        weights="clip",
+        torchmetrics=False,
+    ),
     "labels": _Kind(
         {
             "labels": ("Pictures with every label right", "higher", ""),
@@ -180,6 +239,12 @@ KINDS = {
         {"ssim": ("SSIM to the plain run", "higher", "")},
         to="plain",
         build=lambda parts: _likeness("ssim", similarity.ssim, parts),
+    ),
+    "lpips": _Kind(
+        {"lpips": ("LPIPS (AlexNet) to the plain run", "lower", "")},
+        to="plain",
+        build=_lpips,
+        weights="alexnet",
     ),
 }
 """What can be asked for."""

@@ -18,7 +18,7 @@ def psnr(images: torch.Tensor, plain: torch.Tensor) -> torch.Tensor:
     """
     from torchmetrics.functional.image import peak_signal_noise_ratio
 
-    _check_pair(images, plain)
+    check_pair(images, plain)
     return peak_signal_noise_ratio(images.double(), plain.double(), data_range=1.0, reduction="none", dim=(1, 2, 3))
 
 
@@ -35,13 +35,14 @@ def ssim(images: torch.Tensor, plain: torch.Tensor) -> torch.Tensor:
     """
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    _check_pair(images, plain)
+    check_pair(images, plain)
     if min(images.shape[-2:]) < 11:
         raise SettingError(f"ssim looks through a window of 11 pixels, got images of {tuple(images.shape[-2:])}")
     return structural_similarity_index_measure(images, plain, data_range=1.0, reduction="none").reshape(len(images))
 
 
-def _check_pair(images: torch.Tensor, plain: torch.Tensor) -> None:
+def check_pair(images: torch.Tensor, plain: torch.Tensor) -> None:
+    """Raise ``SettingError`` unless both are (N, 3, H, W) of one shape."""
     if images.ndim != 4 or images.shape != plain.shape:
         raise SettingError(
             "images are compared one by one with the plain run's of the same prompts, seeds and size, "

@@ -42,6 +42,7 @@ class Context:
 
 def over_seeds(seeds: torch.Tensor, measure: Callable[[torch.Tensor], dict[str, float]]) -> dict[str, Value]:
     """``measure`` called with the indices of all samples, then with those of each seed."""
+    seeds = seeds.cpu()
     whole = measure(torch.arange(len(seeds)))
     distinct = list(dict.fromkeys(seeds.tolist()))
     parts = [measure((seeds == s).nonzero().flatten()) for s in distinct] if len(distinct) > 1 else [whole]
