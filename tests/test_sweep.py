@@ -72,9 +72,19 @@ def test_rows_are_every_combination_plain_first_and_named_by_their_settings():
     assert rows[4].group == {"method": "deepcache", "cut": 1, "schedule": "uniform"}
 
 
+def test_a_family_of_rows_may_have_steps_of_its_own():
+    ways = [{"deepcache": {"interval": 2}}, {"steps": 20, "deepcache": {"interval": 3}}, {"steps": [5, 10]}]
+    rows = expand(sweep_from({**SMALL, "steps": 10, "ways": ways}))
+    assert [row.id for row in rows] == [
+        *["ddim-10-plain", "ddim-20-plain", "ddim-5-plain"],
+        *["ddim-10-deepcache-interval2", "ddim-20-deepcache-interval3"],
+    ]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"ways": [{"steps": 0, "deepcache": {}}]}, "steps must be an int of at least 1"),
         ({"step": [3]}, "a sweep has no 'step'; it has title, ways"),
         ({"ways": [{"deepcache": {"intervall": 2}}]}, "deepcache has no setting 'intervall'; it has interval, cut"),
         ({"ways": [{"deepcache": {"interval": 0}}]}, "interval must be an int of at least 1"),
@@ -316,6 +326,10 @@ def test_a_folder_of_another_sweep_is_refused_and_more_rows_are_not(pipe, tmp_pa
         run_sweep(replace(sweep, guidance=4.0), tmp_path, stages=("draw",), say=str)
     with pytest.raises(SettingError, match="unknown metric"):
         run_sweep(replace(sweep, metrics=("beauty",)), tmp_path / "new", say=str)
+    with pytest.raises(SettingError, match="metric 'fid' needs local weights: give inception="):
+        run_sweep(replace(sweep, metrics=("fid",)), tmp_path / "new", say=str)
+    with pytest.raises(WeightsError, match=r"no file 'none\.pth'"):
+        run_sweep(replace(sweep, metrics=("fid",), weights={"inception": "none.pth"}), tmp_path / "new", say=str)
     assert not (tmp_path / "new").exists()
 
 

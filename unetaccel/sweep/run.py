@@ -55,7 +55,7 @@ def run_sweep(
 
     folder = Path(folder)
     rows, jobs = expand(sweep), read_jobs(sweep.prompts, sweep.seeds)
-    metrics = _metrics(sweep)  # fails before any work
+    metrics = _metrics(sweep, device)  # fails before any work
     state = PartialState(cpu=not torch.cuda.is_available() or str(device) == "cpu", timeout=timedelta(days=7))
     if state.is_main_process:
         _claim(folder, sweep)
@@ -165,12 +165,13 @@ def _claim(folder: Path, sweep: Sweep) -> None:
     file.write_text(json.dumps(own, indent=1))
 
 
-def _metrics(sweep: Sweep) -> list:
+def _metrics(sweep: Sweep, device: str | torch.device | None) -> list:
     if not sweep.metrics:
         return []
     from ..quality.metrics import build_metrics
 
-    return build_metrics(sweep.metrics, model=sweep.model)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return build_metrics(sweep.metrics, model=sweep.model, device=device, **sweep.weights)
 
 
 def _load(sweep: Sweep, device):
