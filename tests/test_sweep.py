@@ -73,9 +73,19 @@ def test_rows_are_every_combination_plain_first_and_named_by_their_settings():
     assert rows[4].group == {"method": "deepcache", "cut": 1, "schedule": "uniform"}
 
 
+def test_a_family_of_rows_may_have_steps_of_its_own():
+    ways = [{"deepcache": {"interval": 2}}, {"steps": 20, "deepcache": {"interval": 3}}, {"steps": [5, 10]}]
+    rows = expand(sweep_from({**SMALL, "steps": 10, "ways": ways}))
+    assert [row.id for row in rows] == [
+        *["ddim-10-plain", "ddim-20-plain", "ddim-5-plain"],
+        *["ddim-10-deepcache-interval2", "ddim-20-deepcache-interval3"],
+    ]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"ways": [{"steps": 0, "deepcache": {}}]}, "steps must be an int of at least 1"),
         ({"step": [3]}, "a sweep has no 'step'; it has title, ways"),
         ({"ways": [{"deepcache": {"intervall": 2}}]}, "deepcache has no setting 'intervall'; it has interval, cut"),
         ({"ways": [{"deepcache": {"interval": 0}}]}, "interval must be an int of at least 1"),
@@ -320,9 +330,11 @@ def test_a_folder_of_another_sweep_is_refused_and_more_rows_are_not(pipe, tmp_pa
     wrong = [
         (replace(sweep, metrics=("beauty",)), "unknown metric 'beauty'"),
         (replace(sweep, metrics=("frechet",), prompts=PromptSource(str(prompts), count=1)), "name a folder of them"),
+        (replace(sweep, metrics=("fid",)), "metric 'fid' needs local weights: give inception="),
+        (replace(sweep, metrics=("fid",), weights={"inception": "none.pth"}), r"no file 'none\.pth'"),
     ]
     for settings, message in wrong:
-        with pytest.raises(SettingError, match=message):
+        with pytest.raises((SettingError, WeightsError), match=message):
             run_sweep(settings, tmp_path / "new", say=str)
     assert not (tmp_path / "new").exists()
 

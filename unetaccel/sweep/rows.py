@@ -74,9 +74,12 @@ def expand(sweep: Sweep) -> list[Row]:
         SettingError: an unknown method or setting, a refused value, or two rows of one name.
     """
     rows = []
-    for solver, steps in itertools.product(sweep.solvers, sweep.steps):
-        rows.append(Row(solver, steps))
-        rows += [Row(solver, steps, methods) for way in sweep.ways for methods in _combinations(way)]
+    for solver in sweep.solvers:
+        counts = dict.fromkeys([*sweep.steps, *(steps for way in sweep.ways for steps in sweep.steps_of(way))])
+        for steps in counts:
+            rows.append(Row(solver, steps))
+            ways = [way for way in sweep.ways if steps in sweep.steps_of(way)]
+            rows += [Row(solver, steps, methods) for way in ways for methods in _combinations(way) if methods]
     for row in rows:
         _check(row)
     names = [row.id for row in rows]
@@ -92,6 +95,7 @@ def expand(sweep: Sweep) -> list[Row]:
 
 
 def _combinations(way: dict) -> list[dict]:
+    way = {name: settings for name, settings in way.items() if name != "steps"}
     axes = [(name, key, value if isinstance(value, list) else [value]) for name, settings in way.items()
             for key, value in (settings or {}).items()]  # fmt: skip
     found = []

@@ -43,6 +43,7 @@ class Sweep:
         model: ``demo``, a pipeline folder, or a hub id.
         ways: one mapping ``{method: {setting: value or list of values}}`` per family of rows; several methods
             in one mapping are applied together. ``official_deepcache`` (interval, branch) is the package DeepCache 0.1.1.
+            A family with a key ``steps`` has those counts instead of the sweep's; with nothing else it is plain.
         seeds: each prompt is sampled once with each.
         rivals: plain runs added for every row, of as many MACs and of as much time.
         metrics: names, see ``quality.metrics.KINDS``.
@@ -78,7 +79,7 @@ class Sweep:
     def __post_init__(self):
         for name in ("batch",):
             check_count(name, getattr(self, name))
-        for steps in self.steps:
+        for steps in (*self.steps, *(n for way in self.ways if isinstance(way, dict) for n in self.steps_of(way))):
             check_count("steps", steps)
         for name in ("count",):
             check_count(f"prompts.{name}", getattr(self.prompts, name))
@@ -93,6 +94,10 @@ class Sweep:
             raise SettingError(f"seeds must be different whole numbers from 0 to 999, got {list(self.seeds)}")
         if not all(isinstance(way, dict) and way for way in self.ways):
             raise SettingError("ways must be a list of mappings such as {deepcache: {interval: [2, 3], cut: 0}}")
+
+    def steps_of(self, way: Mapping) -> tuple[int, ...]:
+        """The step counts of one family of rows: its own, or the sweep's."""
+        return _tuple(way["steps"]) if "steps" in way else self.steps
 
     def as_dict(self) -> dict:
         """Plain data, ready for JSON."""
