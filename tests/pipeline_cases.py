@@ -30,36 +30,8 @@ def image(channels: int = 3, seed: int = 0, size: int = SIZE) -> torch.Tensor:
 
 def unet_like(tiny, name: str, **changes):
     torch.manual_seed(0)
-    cls, config = tiny.ARCHITECTURES.get(name) or (diffusers.UNet2DConditionModel, OTHERS[name])
+    cls, config = tiny.ARCHITECTURES[name]
     return cls(**{**config, **changes}).eval().requires_grad_(False)
-
-
-KANDINSKY = dict(
-    sample_size=8,
-    in_channels=4,
-    out_channels=8,
-    addition_embed_type="image",
-    down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
-    up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
-    mid_block_type="UNetMidBlock2DSimpleCrossAttn",
-    block_out_channels=(16, 32),
-    norm_num_groups=8,
-    encoder_hid_dim=32,
-    encoder_hid_dim_type="image_proj",
-    cross_attention_dim=32,
-    attention_head_dim=4,
-    resnet_time_scale_shift="scale_shift",
-)
-_TEXT = dict(encoder_hid_dim_type="text_proj", addition_embed_type="text", addition_embed_type_num_heads=2)
-DEEPFLOYD = {
-    **KANDINSKY,
-    **_TEXT,
-    "in_channels": 3,
-    "out_channels": 6,
-    "act_fn": "gelu",
-    "cross_attention_norm": "group_norm",
-}
-OTHERS = {"kandinsky": KANDINSKY, "deepfloyd": DEEPFLOYD}
 
 
 def controlnet(unet, seed: int = 0):

@@ -15,7 +15,7 @@ from torch import nn
 
 from .errors import UnsupportedModelError
 from .overlay import Fingerprint, copied_containers, overlay, refuse_replaced_forward
-from .skips import LAYER_LISTS, Skip, skip_table
+from .skips import LAYER_LISTS, Skip, layers_of, skip_table
 
 RESIDUALS = "down_block_additional_residuals"  # ControlNet: one per skip
 MID_RESIDUAL = "mid_block_additional_residual"
@@ -201,7 +201,7 @@ def encoder_through(model: nn.Module, block: int, layer: int) -> list[nn.Module]
 def _layers(block: nn.Module, start: int, stop: int | None, without: str | None) -> nn.Module:
     """``block`` with layers start..stop only, and without its resampler if ``without`` names it."""
     changes: dict[str, nn.Module | None] = {
-        name: nn.ModuleList(list(getattr(block, name))[start:stop])
+        name: nn.ModuleList(list(getattr(block, name))[layers_of(block, name, start, stop)])
         for name in LAYER_LISTS
         if getattr(block, name, None) is not None
     }
