@@ -58,7 +58,8 @@ def timesteps_before(scheduler, share: float) -> int:
 def of_steps(scheduler, steps: int) -> Timeline:
     """The timeline that ``steps`` inference steps would have; the given scheduler is left alone."""
     scheduler = copy.deepcopy(scheduler)
-    scheduler.set_timesteps(steps)
+    shifted = {"mu": 0.0} if scheduler.config.get("use_dynamic_shifting") else {}  # by image size; moves no count
+    scheduler.set_timesteps(steps, **shifted)
     return of_scheduler(scheduler)
 
 
