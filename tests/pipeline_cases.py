@@ -30,44 +30,30 @@ def image(channels: int = 3, seed: int = 0, size: int = SIZE) -> torch.Tensor:
 
 def unet_like(tiny, name: str, **changes):
     torch.manual_seed(0)
-    cls, config = tiny.ARCHITECTURES.get(name) or (diffusers.UNet2DConditionModel, OTHERS[name])
+    cls, config = tiny.ARCHITECTURES[name]
     return cls(**{**config, **changes}).eval().requires_grad_(False)
-
-
-KANDINSKY = dict(
-    sample_size=8,
-    in_channels=4,
-    out_channels=8,
-    addition_embed_type="image",
-    down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
-    up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
-    mid_block_type="UNetMidBlock2DSimpleCrossAttn",
-    block_out_channels=(16, 32),
-    norm_num_groups=8,
-    encoder_hid_dim=32,
-    encoder_hid_dim_type="image_proj",
-    cross_attention_dim=32,
-    attention_head_dim=4,
-    resnet_time_scale_shift="scale_shift",
-)
-_TEXT = dict(encoder_hid_dim_type="text_proj", addition_embed_type="text", addition_embed_type_num_heads=2)
-DEEPFLOYD = {
-    **KANDINSKY,
-    **_TEXT,
-    "in_channels": 3,
-    "out_channels": 6,
-    "act_fn": "gelu",
-    "cross_attention_norm": "group_norm",
-}
-OTHERS = {"kandinsky": KANDINSKY, "deepfloyd": DEEPFLOYD}
 
 
 def controlnet(unet, seed: int = 0):
     torch.manual_seed(seed)
     net = diffusers.ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 8, 16, 16))
+    return _awake(net)
+
+
+def _awake(net):
+    """Untrained ControlNets add nothing: make their zero convolutions other than zero."""
     for silent in [*net.controlnet_down_blocks, net.controlnet_mid_block, net.controlnet_cond_embedding.conv_out]:
         nn.init.normal_(silent.weight, std=0.1)
     return net.eval().requires_grad_(False)
+
+
+def controlnet_union(unet):
+    torch.manual_seed(0)
+    cls = diffusers.ControlNetUnionModel  # its from_unet takes models of 320 channels only
+    shared = {k: unet.config[k] for k in inspect.signature(cls.__init__).parameters if k in unet.config}
+    widths = {"num_trans_channel": 16, "num_proj_channel": 16, "num_trans_head": 2}
+    net = cls(**{**shared, **widths, "conditioning_embedding_out_channels": (8, 8, 16, 16)})
+    return _awake(net)
 
 
 def t2i_adapter(kind: str = "full_adapter", factor: int = 8):
@@ -159,6 +145,11 @@ def one_adapter(unet) -> dict:
     return {"adapter": t2i_adapter()}
 
 
+def zero_terminal_snr():
+    options = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    return diffusers.DDIMScheduler(**options, clip_sample=False)
+
+
 def learned_variance(unet) -> dict:
     options = {"variance_type": "learned_range", "thresholding": True, "beta_schedule": "squaredcos_cap_v2"}
     return {"scheduler": diffusers.DDPMScheduler(**options), "image_noising_scheduler": diffusers.DDPMScheduler()}
@@ -166,6 +157,7 @@ def learned_variance(unet) -> dict:
 
 CASES = {
     "text2img": Case(SD("")),
+    "text2img, v-prediction": Case(SD(""), "sd2", parts=lambda unet: {"scheduler": zero_terminal_snr()}),
     "without guidance": Case(SD(""), call={"guidance_scale": 1.0}),
     "guidance rescale": Case(SD(""), call={"guidance_rescale": 0.7}),
     "decoded images": Case(SD(""), call=PIXELS),
@@ -216,6 +208,12 @@ CASES = {
     "sdxl two controlnets": Case(
         XL("ControlNet"), "sdxl", parts=two_controls, call={**TWO_IMAGES, "controlnet_conditioning_scale": [0.7, 0.4]}
     ),
+    "sdxl controlnet union": Case(
+        XL("ControlNetUnion"),
+        "sdxl",
+        parts=lambda unet: {"controlnet": controlnet_union(unet)},
+        call={"control_image": [image()], "control_mode": [2]},
+    ),
     "t2i-adapter": Case(SD("Adapter"), parts=one_adapter, call=IMAGE),
     "t2i-adapter, deep cut": Case(SD("Adapter"), parts=one_adapter, call=IMAGE, cut=4),
     "two t2i-adapters": Case(
@@ -233,6 +231,13 @@ CASES = {
         changes={"in_channels": 8, "addition_embed_type": "image_hint"},
         parts=lambda unet: {"movq": vqmodel()},
         call={**CONDITION, **PIXELS, "hint": image()},
+    ),
+    "kandinsky 2.2 img2img": Case(
+        "KandinskyV22Img2ImgPipeline",
+        "kandinsky",
+        parts=lambda unet: {"movq": vqmodel()},
+        call={**CONDITION, **PARTLY, "image": image()},
+        pattern="F..F.",
     ),
     "deepfloyd stage 1": Case("IFPipeline", "deepfloyd", parts=learned_variance, call=SMALL),
     "deepfloyd stage 2": Case(

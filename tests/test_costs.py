@@ -10,6 +10,7 @@ from unetaccel import DeepCache, UnsupportedModelError
 from unetaccel.costs import cut_costs, example_inputs
 from unetaccel.inspection import inspect_unet
 from unetaccel.shapes import SHAPES, build_shape
+from unetaccel.skips import skip_table
 
 COUNTED = {  # GMACs of a full step, then shares of cached steps in % for cuts 0..3
     "sd15": (401.6, [7.9, 22.4, 38.0, 47.0]),
@@ -41,10 +42,11 @@ def test_paper_table_12():
 
 def test_deeper_cuts_cost_more(tiny, architecture):
     unet = tiny.unet(architecture)
-    costs = list(cut_costs(unet, example_inputs(unet, batch=2)))
+    cuts = range(len(skip_table(unet))) if architecture == "sd" else (0, 1, 3, 5)
+    costs = list(cut_costs(unet, example_inputs(unet, batch=2), cuts))
     assert all(0 < a.share < b.share <= 1 for a, b in pairwise(costs))  # 1: no mid block to skip
     if architecture == "sd":
-        twice = list(cut_costs(unet, example_inputs(unet, batch=4)))
+        twice = list(cut_costs(unet, example_inputs(unet, batch=4), range(4)))
         assert twice[3].feature_bytes == 2 * costs[3].feature_bytes
         assert twice[3].share == pytest.approx(costs[3].share, rel=0.01)
 
@@ -76,8 +78,8 @@ def test_summary_counts_the_call_that_ran(tiny):
 
 def test_conditions_that_cannot_be_guessed_are_named(tiny):
     unet = tiny.unet()
-    unet.register_to_config(addition_embed_type="image")
-    with pytest.raises(UnsupportedModelError, match="addition_embed_type='image'"):
+    unet.register_to_config(addition_embed_type="image_hint")
+    with pytest.raises(UnsupportedModelError, match="addition_embed_type='image_hint'"):
         example_inputs(unet)
 
 

@@ -15,6 +15,7 @@ from pipeline_cases import (
     controlnet,
     image,
     make,
+    normal,
     sampler,
     spied,
     t2i_adapter,
@@ -79,6 +80,34 @@ def test_base_and_refiner_are_accelerated_apart(tiny):
     assert torch.equal(call(), plain)
 
 
+PARTS = {
+    "the middle": {"denoising_start": 0.3, "denoising_end": 0.7},
+    "the beginning": {"denoising_end": 0.6, "strength": 0.999},
+    "the middle by strength": {"denoising_end": 0.6, "strength": 0.75},
+    "the end": {"denoising_start": 0.4},
+}
+
+
+@pytest.mark.parametrize("scheduler", ["DDIMScheduler", "EulerDiscreteScheduler", "HeunDiscreteScheduler"])
+@pytest.mark.parametrize("part", PARTS)
+def test_rules_see_the_timesteps_that_are_visited(tiny, scheduler, part):
+    pipe = make(tiny, XL("Img2Img"), tiny.unet("sdxl"), scheduler=tiny.scheduler(scheduler))
+    call = sampler(pipe, image=normal(1, 4, 8, 8), num_inference_steps=20, **PARTS[part])
+    visited, seen = [], []
+    hook = pipe.unet.time_proj.register_forward_pre_hook(lambda module, args: visited.append(float(args[0][0])))
+
+    def rule(i, timestep, sigma, T):
+        seen.append(timestep)
+        return i % 3 == 0
+
+    with unetaccel.apply(pipe, DeepCache(schedule=rule, warmup=0)) as handle:
+        call()
+    hook.remove()
+    assert len(visited) > 4
+    assert seen == visited[1:], "the first evaluation is full without asking"
+    assert handle.summary().pattern == ("F.." * 20)[: len(visited)]
+
+
 # --- a cached step is exact where the inputs are the same ------------------------------------------------------------
 
 
@@ -113,56 +142,15 @@ def test_cached_steps_with_residuals_are_exact_at_every_cut(tiny, name, kind):
 
 # --- refused by name -------------------------------------------------------------------------------------------------
 
-STRANGERS = [
-    "UNet1DModel",
-    "I2VGenXLUNet",
-    "Kandinsky3UNet",
-    "StableCascadeUNet",
-    "UVit2DModel",
-    "UNetControlNetXSModel",
-    *(["DreamLiteUNetModel"] if hasattr(diffusers, "DreamLiteUNetModel") else []),  # newer than our lowest diffusers
-]
-
-
-@pytest.mark.parametrize("name", STRANGERS)
-def test_other_unets_are_refused_by_name(name):
-    with torch.device("meta"):
-        unet = getattr(diffusers, name)()
-    with pytest.raises(
-        UnsupportedModelError, match="DreamLite.*not supported" if "Dream" in name else rf"^{name} is not"
-    ):
-        unetaccel.apply(unet, DeepCache())
-
-
-def test_the_latent_upscaler_is_refused_by_the_name_of_its_blocks(tiny):
-    kinds = dict(
-        down_block_types=("KDownBlock2D", "KCrossAttnDownBlock2D"), up_block_types=("KCrossAttnUpBlock2D", "KUpBlock2D")
-    )
-    unet = diffusers.UNet2DConditionModel(
-        in_channels=8,
-        block_out_channels=(32, 32),
-        cross_attention_dim=32,
-        attention_head_dim=8,
-        mid_block_type=None,
-        resnet_time_scale_shift="scale_shift",
-        time_embedding_type="fourier",
-        conv_in_kernel=1,
-        conv_out_kernel=1,
-        resnet_skip_time_act=True,
-        **kinds,
-    )
-    pipe = make(tiny, SD("LatentUpscale"), unet)
-    with pytest.raises(UnsupportedModelError, match="is a KDownBlock2D, which is not supported"):
-        unetaccel.apply(pipe, DeepCache())
-    assert pipe.unet is unet
-
 
 def test_controlnet_xs_is_refused_by_name(tiny):
     unet = tiny.unet()
     adapter = diffusers.ControlNetXSAdapter.from_unet(unet, size_ratio=0.5, conditioning_embedding_out_channels=(8, 8))
     pipe = make(tiny, SD("ControlNetXS"), unet, controlnet=adapter)
     fused = pipe.unet
-    with pytest.raises(UnsupportedModelError, match="UNetControlNetXSModel is not supported"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"UNetControlNetXSModel is not supported.*Use an ordinary ControlNet"
+    ):
         unetaccel.apply(pipe, DeepCache())
     assert pipe.unet is fused
     assert type(pipe) is diffusers.StableDiffusionControlNetXSPipeline
@@ -184,6 +172,12 @@ def test_pipelines_that_read_deep_attention_are_refused_by_name(tiny):
     with pytest.raises(
         UnsupportedModelError, match="StableDiffusionSAGPipeline reads the attention maps of deep layers"
     ):
+        unetaccel.apply(pipe, DeepCache())
+
+
+def test_schedulers_that_correct_their_steps_are_refused_by_name(tiny):
+    pipe = diffusers.KarrasVePipeline(unet=tiny.unet("ddpm"), scheduler=diffusers.KarrasVeScheduler())
+    with pytest.raises(UnsupportedModelError, match=r"KarrasVeScheduler that corrects each step.*DDIMPipeline"):
         unetaccel.apply(pipe, DeepCache())
 
 

@@ -131,19 +131,27 @@ def test_animatediff_keeps_what_is_loaded_while_applied(tiny):
         assert torch.equal(call(), found)
 
 
-@pytest.fixture
-def stable_video(tiny):
-    from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
+def image_encoder():
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     torch.manual_seed(0)
     size = dict(hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
-    encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**size, projection_dim=32, image_size=32, patch_size=8))
+    return CLIPVisionModelWithProjection(
+        CLIPVisionConfig(**size, projection_dim=32, image_size=32, patch_size=8)
+    ).eval()
+
+
+@pytest.fixture
+def stable_video(tiny):
+    from transformers import CLIPImageProcessor
+
+    encoder = image_encoder()
     blocks = dict(block_out_channels=(32, 32), down_block_types=("DownEncoderBlock2D",) * 2)
     vae = diffusers.AutoencoderKLTemporalDecoder(**blocks)
     cls, config = tiny.ARCHITECTURES["svd"]
     return diffusers.StableVideoDiffusionPipeline(
         vae=vae.eval(),
-        image_encoder=encoder.eval(),
+        image_encoder=encoder,
         unet=awake(cls(**{**config, "in_channels": 8})),
         scheduler=diffusers.EulerDiscreteScheduler(
             timestep_type="continuous",
@@ -162,6 +170,33 @@ def test_stable_video_diffusion(tiny, stable_video):
     check(tiny, stable_video, sampler(stable_video, image=picture, **options), cuts=(0, 1, 3))
     without_guidance = sampler(stable_video, image=picture, max_guidance_scale=1.0, **options)
     check(tiny, stable_video, without_guidance, cuts=(1,))
+
+
+def test_image_to_video_by_i2vgen_xl(tiny):
+    from PIL import Image
+    from transformers import CLIPImageProcessor
+
+    torch.manual_seed(0)
+    blocks = dict(block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, norm_num_groups=4)
+    vae = diffusers.AutoencoderKL(**blocks, up_block_types=("UpDecoderBlock2D",) * 2).eval()
+    pipe = diffusers.I2VGenXLPipeline(
+        vae=vae,
+        text_encoder=None,
+        tokenizer=None,
+        image_encoder=image_encoder(),
+        feature_extractor=CLIPImageProcessor(crop_size=32, size=32),
+        unet=tiny.unet("i2vgen-xl"),
+        scheduler=tiny.scheduler("DDIMScheduler"),
+    )
+    picture = Image.linear_gradient("L").convert("RGB")
+    text = {"prompt_embeds": normal(1, 7, 32), "negative_prompt_embeds": normal(1, 7, 32, seed=1)}
+    inner = sampler(pipe, image=picture, num_frames=FRAMES, height=32, width=32, **text)
+
+    def call() -> torch.Tensor:
+        torch.manual_seed(0)  # the pipeline encodes the picture with the global generator
+        return inner()
+
+    check(tiny, pipe, call, cuts=(0, 3))
 
 
 def text_to_video(tiny, cls):

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from .accelerated import AcceleratedUNet
 from .errors import UnsupportedModelError
 from .run import Run, current_run
-from .timeline import Timeline, of_denoising_end, of_scheduler
+from .timeline import Timeline, of_scheduler, timesteps_before
 
 
 class AcceleratedPipeline:
@@ -99,14 +99,21 @@ def _pipeline_run(pipe):
 
 
 def _timeline(pipe) -> Timeline:
-    """How many timesteps the loop will visit: most pipelines say so, though some before ``denoising_end`` cuts them."""
+    """The timesteps that the loop will visit: most pipelines say how many, some before ``denoising_end`` cuts them."""
     scheduler, run = pipe.scheduler, current_run(pipe.unet._unetaccel)
     count = getattr(pipe, "_num_timesteps", None) or run.visits
-    end = getattr(pipe, "_denoising_end", None)
-    if not (isinstance(end, float) and 0 < end < 1):
+    start, end = (getattr(pipe, f"_denoising_{side}", None) for side in ("start", "end"))
+    if not _is_share(end):
         return of_scheduler(scheduler, count)
-    visited = of_denoising_end(scheduler, end)
-    return of_scheduler(scheduler, visited if count is None else min(count, visited), stops_early=True)
+    stop, begin = timesteps_before(scheduler, end), getattr(scheduler, "begin_index", None)
+    if begin is None:
+        begin = timesteps_before(scheduler, start) if _is_share(start) else 0
+    return of_scheduler(scheduler, min(count or stop, stop - begin), stop)
+
+
+def _is_share(value: object) -> bool:
+    """As SDXL pipelines ask it of ``denoising_start`` and ``denoising_end``."""
+    return isinstance(value, float) and 0 < value < 1
 
 
 class ObservedScheduler:

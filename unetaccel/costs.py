@@ -165,28 +165,56 @@ def example_inputs(
             ("encoder_hidden_states", tensor(batch, 1, _condition_width(config))),
             ("added_time_ids", tensor(batch, ids)),
         )
-    in_time = (frames,) if kinds & {"UNetMotionModel", "UNet3DConditionModel"} else ()
+    in_time = (frames,) if kinds & IN_TIME else ()
     inputs = {"sample": tensor(batch, config.in_channels, *in_time, height, width)}
     if "UNetMotionModel" in kinds:  # AnimateDiff repeats the condition for each frame
         inputs["encoder_hidden_states"] = tensor(batch * frames, tokens, _condition_width(config))
+    elif "AudioLDM2UNet2DConditionModel" in kinds:  # two conditions, of widths that its config gives per layer
+        own, text = config.cross_attention_dim[0][1], config.cross_attention_dim[0][-1]
+        inputs |= {
+            "encoder_hidden_states": tensor(batch, 8, own),
+            "encoder_hidden_states_1": tensor(batch, tokens, text),
+        }
     elif config.get("cross_attention_dim") is not None:
         inputs["encoder_hidden_states"] = tensor(batch, tokens, _condition_width(config))
+    if "I2VGenXLUNet" in kinds:
+        inputs |= {"fps": tensor(batch, dtype=torch.int64), "image_latents": inputs["sample"]}
+        inputs["image_embeddings"] = tensor(batch, config.cross_attention_dim)
     if config.get("class_embed_type") in ("projection", "simple_projection"):
         inputs["class_labels"] = tensor(batch, config.projection_class_embeddings_input_dim)
     elif config.get("num_class_embeds") or config.get("class_embed_type") == "timestep":
         inputs["class_labels"] = tensor(batch, dtype=torch.int64)
+    added = {k: tensor(batch, width) for k, width in _added_widths(config).items()}
+    if added:
+        inputs["added_cond_kwargs"] = tuple(added.items())
+    return tuple(inputs.items())
+
+
+IN_TIME = {"UNetMotionModel", "UNet3DConditionModel", "I2VGenXLUNet"}
+"""U-Nets whose sample has a dimension of frames after its channels."""
+
+
+def _added_widths(config) -> dict[str, int]:
+    """The widths of the vectors in ``added_cond_kwargs``, by name."""
     kind = config.get("addition_embed_type")
+    if kind in (None, "text"):
+        return {}
+    if kind == "image":  # Kandinsky 2.2
+        return {"image_embeds": config.encoder_hid_dim}
+    if kind == "text_image":  # Kandinsky 2.1
+        return dict.fromkeys(("text_embeds", "image_embeds"), config.cross_attention_dim)
+    if kind == "time":  # DreamLite
+        return {"time_ids": config.projection_class_embeddings_input_dim // config.addition_time_embed_dim}
     if kind == "text_time":
         ids = _time_ids(config)
-        width = config.projection_class_embeddings_input_dim - ids * config.addition_time_embed_dim
-        added = {"text_embeds": tensor(batch, width), "time_ids": tensor(batch, ids)}
-        inputs["added_cond_kwargs"] = tuple(added.items())
-    elif kind not in (None, "text"):
-        raise UnsupportedModelError(
-            f"costs of a U-Net with addition_embed_type={kind!r} cannot be counted from its config alone; "
-            "run one sampling call and read handle.summary(), or choose the cut by its index"
-        )
-    return tuple(inputs.items())
+        return {
+            "text_embeds": config.projection_class_embeddings_input_dim - ids * config.addition_time_embed_dim,
+            "time_ids": ids,
+        }
+    raise UnsupportedModelError(
+        f"costs of a U-Net with addition_embed_type={kind!r} cannot be counted from its config alone; "
+        "run one sampling call and read handle.summary(), or choose the cut by its index"
+    )
 
 
 def _condition_width(config) -> int:

@@ -13,6 +13,7 @@ from torch import nn
 from .costs import CutCost, cut_costs, deepest_cheap, example_inputs
 from .errors import UnsupportedModelError, WeightsError
 from .loading import local_folder
+from .refusals import unet_refusal
 from .shapes import SHAPES, build_shape
 from .skips import UNETS, Skip, skip_table
 
@@ -131,6 +132,6 @@ def unet_without_weights(model: str | Path | None) -> tuple[nn.Module, str]:
         ) from error
     kind = config.get("_class_name", UNETS[0])
     if kind not in UNETS:
-        raise UnsupportedModelError(f"{kind} is not supported yet; supported U-Nets: {', '.join(UNETS)}")
+        raise UnsupportedModelError(unet_refusal(kind, UNETS))
     with torch.device("meta"):
         return getattr(diffusers, kind).from_config(config).eval(), "demo" if model is None else str(model)

@@ -92,6 +92,12 @@ def _refuse(pipe, unet: nn.Module) -> None:
             f"{name} has a {type(scheduler).__name__} that lacks set_timesteps or step, so its evaluations cannot be counted. "
             "Apply to pipe.unet and mark your own loop with handle.run(evaluations)"
         )
+    if hasattr(scheduler, "step_correct"):
+        raise UnsupportedModelError(
+            f"{name} has a {type(scheduler).__name__} that corrects each step by a second evaluation (step_correct), which is "
+            "not counted. Sample with another scheduler (DDIMPipeline takes the same U-Net), or apply to pipe.unet and mark "
+            "your own loop with handle.run(evaluations)"
+        )
 
 
 def _previous(pipe, unet: nn.Module) -> Engine | None:

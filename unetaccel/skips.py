@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from .errors import SettingError, UnsupportedModelError
+from .refusals import block_refusal, unet_refusal
 
 UNETS = (
     "UNet2DConditionModel",
@@ -20,6 +21,9 @@ UNETS = (
     "UNetMotionModel",
     "UNetSpatioTemporalConditionModel",
     "UNet3DConditionModel",
+    "I2VGenXLUNet",
+    "DreamLiteUNetModel",
+    "AudioLDM2UNet2DConditionModel",
 )
 BLOCKS = {
     "down": (
@@ -34,6 +38,9 @@ BLOCKS = {
         "CrossAttnDownBlockSpatioTemporal",
         "DownBlock3D",
         "CrossAttnDownBlock3D",
+        "DreamLiteDownBlock2D",
+        "DreamLiteCrossAttnDownBlock2D",
+        "DreamLiteCrossAttnNoSelfAttnDownBlock2D",
     ),
     "up": (
         "UpBlock2D",
@@ -47,12 +54,15 @@ BLOCKS = {
         "CrossAttnUpBlockSpatioTemporal",
         "UpBlock3D",
         "CrossAttnUpBlock3D",
+        "DreamLiteUpBlock2D",
+        "DreamLiteCrossAttnUpBlock2D",
+        "DreamLiteCrossAttnNoSelfAttnUpBlock2D",
     ),
 }
 """Blocks whose layers are parallel lists, one entry per skip, with at most one resampler after them."""
 
 LAYER_LISTS = ("resnets", "temp_convs", "attentions", "temp_attentions", "motion_modules")
-"""Parts of one layer, in the order in which they run."""
+"""Parts of one layer, in the order in which they run. A list may hold several for each layer (AudioLDM 2's attentions)."""
 
 
 @dataclass(frozen=True)
@@ -103,16 +113,24 @@ def skip_table(unet: nn.Module) -> list[Skip]:
 def encoder_skips(unet: nn.Module) -> list[tuple[int, int, str, int, int]]:
     """(block, layer, source, channels, stride) of each skip that an encoder makes; also of a ControlNet's."""
     conv_in = getattr(unet.conv_in, "base_layer", unet.conv_in)  # a LoRA may wrap it
-    made, stride = [(-1, 0, "conv_in", conv_in.out_channels, 1)], 1
+    first = "transformer_in" if hasattr(unet, "transformer_in") else "conv_in"  # video U-Nets mix the frames first
+    made, stride = [(-1, 0, first, conv_in.out_channels, 1)], 1
     for i, block in enumerate(unet.down_blocks):
         path = f"down_blocks.{i}"
         last = [name for name in LAYER_LISTS if getattr(block, name, None)][-1]
         for j, resnet in enumerate(block.resnets):
-            made.append((i, j, f"{path}.{last}.{j}", _spatial(resnet).out_channels, stride))
+            made_by = layers_of(block, last, j, j + 1).stop - 1
+            made.append((i, j, f"{path}.{last}.{made_by}", _spatial(resnet).out_channels, stride))
         if block.downsamplers is not None:
             stride *= 2
             made.append((i, len(block.resnets), f"{path}.downsamplers.0", block.downsamplers[0].out_channels, stride))
     return made
+
+
+def layers_of(block: nn.Module, name: str, start: int, stop: int | None) -> slice:
+    """Where the parts of layers start..stop lie in one of a block's ``LAYER_LISTS``."""
+    each = len(getattr(block, name)) // len(block.resnets)
+    return slice(start * each, None if stop is None else stop * each)
 
 
 def _spatial(resnet: nn.Module) -> nn.Module:
@@ -124,7 +142,7 @@ def check_supported(unet: nn.Module) -> None:
     """Raise ``UnsupportedModelError``, naming the part at fault, unless ``unet`` can be split at its skips."""
     _refuse_compiled(unet)
     if not {c.__name__ for c in type(unet).__mro__} & set(UNETS):
-        raise UnsupportedModelError(f"{type(unet).__name__} is not supported yet; supported U-Nets: {', '.join(UNETS)}")
+        raise UnsupportedModelError(unet_refusal(type(unet).__name__, UNETS))
     for kind, known in BLOCKS.items():
         for i, block in enumerate(getattr(unet, f"{kind}_blocks")):
             if hasattr(block, "_orig_mod"):
@@ -132,10 +150,7 @@ def check_supported(unet: nn.Module) -> None:
                     f"{kind}_blocks.{i} was wrapped by torch.compile. Put it back (its _orig_mod), and use {OUR_COMPILE}"
                 )
             if type(block).__name__ not in known:
-                raise UnsupportedModelError(
-                    f"{kind}_blocks.{i} is a {type(block).__name__}, which is not supported yet; "
-                    f"supported {kind} blocks: {', '.join(known)}"
-                )
+                raise UnsupportedModelError(block_refusal(f"{kind}_blocks.{i}", type(block).__name__, known))
 
 
 OUR_COMPILE = "unetaccel.apply(..., compile=True), which compiles each view once"

@@ -34,31 +34,32 @@ class Timeline:
         return None
 
 
-def of_scheduler(scheduler, evaluations: int | None = None, stops_early: bool = False) -> Timeline:
+def of_scheduler(scheduler, evaluations: int | None = None, stop: int | None = None) -> Timeline:
     """The timeline of a scheduler whose timesteps are set.
 
     Args:
         evaluations: how many of its timesteps the loop visits; by default all from its ``begin_index`` on.
-        stops_early: the loop leaves out the last timesteps rather than the first (``denoising_end``).
+        stop: the first timestep that the loop leaves out at the end (``denoising_end``); by default it visits the last.
     """
     total, begin = len(scheduler.timesteps), getattr(scheduler, "begin_index", None)
     count = total - (begin or 0) if evaluations is None else evaluations
     if begin is None:
-        begin = 0 if stops_early else max(total - count, 0)
+        begin = max((total if stop is None else stop) - count, 0)
     return Timeline(count, _name(scheduler), lambda: _levels(scheduler, slice(begin, begin + count)))
 
 
-def of_denoising_end(scheduler, end: float) -> int:
-    """Evaluations of a call that stops at the share ``end`` of the noise levels, counted as SDXL pipelines count them."""
+def timesteps_before(scheduler, share: float) -> int:
+    """How many timesteps lie before this share of the noise levels, counted as SDXL pipelines count them."""
     total = scheduler.config.num_train_timesteps
-    cutoff = round(total - end * total)
+    cutoff = round(total - share * total)
     return sum(t >= cutoff for t in scheduler.timesteps.tolist())
 
 
 def of_steps(scheduler, steps: int) -> Timeline:
     """The timeline that ``steps`` inference steps would have; the given scheduler is left alone."""
     scheduler = copy.deepcopy(scheduler)
-    scheduler.set_timesteps(steps)
+    shifted = {"mu": 0.0} if scheduler.config.get("use_dynamic_shifting") else {}  # by image size; moves no count
+    scheduler.set_timesteps(steps, **shifted)
     return of_scheduler(scheduler)
 
 

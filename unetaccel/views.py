@@ -16,7 +16,7 @@ from torch import nn
 from .errors import UnsupportedModelError
 from .offload import carry_hook, group_is_cut, refuse_streams
 from .overlay import Fingerprint, copied_containers, overlay, refuse_replaced_forward
-from .skips import LAYER_LISTS, Skip, skip_table
+from .skips import LAYER_LISTS, Skip, layers_of, skip_table
 
 RESIDUALS = "down_block_additional_residuals"  # ControlNet: one per skip
 MID_RESIDUAL = "mid_block_additional_residual"
@@ -256,7 +256,7 @@ def part(
     if start == 0 and without is None and not group_is_cut(block, running):
         return block
     changes: dict[str, nn.Module | None] = {
-        name: nn.ModuleList(list(getattr(block, name))[start:stop])
+        name: nn.ModuleList(list(getattr(block, name))[layers_of(block, name, start, stop)])
         for name in LAYER_LISTS
         if getattr(block, name, None) is not None
     }
