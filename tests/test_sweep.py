@@ -7,12 +7,14 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from unetaccel.demo.pipeline import load_pipeline
 from unetaccel.errors import SettingError, WeightsError
+from unetaccel.sweep import draw as drawing
 from unetaccel.sweep import run as running
 from unetaccel.sweep.draw import Store, draw
 from unetaccel.sweep.prompts import read_jobs, read_prompts
@@ -242,6 +244,26 @@ def test_rows_of_one_batch_are_what_the_pipeline_gives(pipe, tmp_path):
     image = pipe(prompt, num_inference_steps=6, guidance_scale=3.0, generator=torch.Generator().manual_seed(seed),
                  output_type="pt").images[0]  # fmt: skip
     assert ((image * 255).round().int() - store.read(Row("ddim", 6))[6].int()).abs().max() <= 1
+
+
+def test_many_large_pictures_lie_in_a_file(tmp_path, monkeypatch):
+    colours = {"red": (255, 0, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
+    for name in colours:
+        Image.new("RGB", (8, 8), name).save(tmp_path / f"{name}.png")
+    paths = [tmp_path / f"{name}.png" for name in colours]
+    small = drawing.stacked(paths, drawing.read_picture)
+    files = []
+    monkeypatch.setattr(drawing, "IN_MEMORY", 100)
+    monkeypatch.setattr(
+        drawing.np, "memmap", lambda file, **how: files.append(file) or np.zeros(how["shape"], np.uint8)
+    )
+    large = drawing.stacked(paths, drawing.read_picture)
+    assert len(files) == 1
+    monkeypatch.undo()
+    monkeypatch.setattr(drawing, "IN_MEMORY", 100)
+    large = drawing.stacked(paths, drawing.read_picture)
+    assert torch.equal(large, small)
+    assert [tuple(p[:, 0, 0].tolist()) for p in large] == list(colours.values())
 
 
 def test_a_damaged_picture_is_named(tmp_path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,9 @@ from .prompts import Jobs
 from .rows import Row
 from .spec import Sweep
 from .ways import applied
+
+IN_MEMORY = 2**31
+"""Bytes of pictures that are held in memory."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,20 @@ class Store:
         Raises:
             WeightsError: a file is missing or damaged.
         """
-        return torch.stack([read_picture(self.path(row, i)) for i in range(len(self.jobs))])
+        return stacked([self.path(row, i) for i in range(len(self.jobs))], read_picture)
+
+
+def stacked(paths: list[Path], read: Callable[[Path], torch.Tensor]) -> torch.Tensor:
+    """Pictures of one size as one tensor, which lies in a file if it is large: metrics look at a part at a time."""
+    first = read(paths[0])
+    shape = (len(paths), *first.shape)
+    if math.prod(shape) <= IN_MEMORY:
+        pictures = torch.empty(shape, dtype=torch.uint8)
+    else:
+        pictures = torch.from_numpy(np.memmap(tempfile.TemporaryFile(), dtype=np.uint8, mode="w+", shape=shape))  # noqa: SIM115 - lives as long as the tensor
+    for i, path in enumerate(paths):
+        pictures[i] = first if i == 0 else read(path)
+    return pictures
 
 
 def read_picture(path: Path) -> torch.Tensor:

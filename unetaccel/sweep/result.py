@@ -18,7 +18,7 @@ from PIL import Image
 from ..environment import environment
 from ..errors import SettingError
 from ..quality.values import Context
-from .draw import Store, read_picture
+from .draw import Store, read_picture, stacked
 from .rivals import rivals
 from .rows import Row
 from .spec import Sweep
@@ -171,7 +171,7 @@ def _real(sweep: Sweep, store: Store, size: tuple[int, int]) -> torch.Tensor | N
     files = sorted(p for p in Path(sweep.real).rglob("*") if p.suffix.lower() in PICTURES)
     if not files:
         raise SettingError(f"real: no picture ({', '.join(PICTURES)}) in {sweep.real!r}")
-    return torch.stack([_cropped(read_picture(path), size) for path in files])
+    return stacked(files, lambda path: _cropped(read_picture(path), size))
 
 
 def _cropped(picture: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
