@@ -11,7 +11,7 @@ import copy
 import functools
 from contextlib import contextmanager
 
-from .accelerated import AcceleratedUNet
+from .accelerated import AcceleratedUNet, Face
 from .errors import UnsupportedModelError
 from .run import Run
 from .timeline import Timeline, of_scheduler, timesteps_before
@@ -42,12 +42,18 @@ def _pipeline_class(cls: type) -> type:
         with _pipeline_run(self):
             return cls.__call__(self, *args, **kwargs)
 
+    @property
+    def components(self) -> dict:
+        # from_pipe takes models of exactly the class that it expects: another pipeline is given the plain ones.
+        return {k: v._unetaccel.original if isinstance(v, Face) else v for k, v in cls.components.fget(self).items()}
+
     members = {
         "__slots__": (),
         "__module__": cls.__module__,
         "__qualname__": cls.__qualname__,
         "__doc__": cls.__doc__,
         "__call__": call,
+        **({"components": components} if hasattr(cls, "components") else {}),
     }
     return type(cls.__name__, (cls, AcceleratedPipeline), members)  # in this order the layout is the same
 
