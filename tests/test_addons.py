@@ -135,6 +135,8 @@ def test_loras_loaded_set_fused_and_unloaded_while_applied(tiny):
         pipe.delete_adapters("b")
         pipe.set_adapters("a")
         yield "deleted"
+        pipe.load_lora_weights(lora(tiny, seed=50), adapter_name="a", hotswap=True)
+        yield "hotswapped"
         pipe.unload_lora_weights()
         yield "unloaded"
 
@@ -155,7 +157,8 @@ def test_loras_loaded_set_fused_and_unloaded_while_applied(tiny):
     assert not any(torch.allclose(a, b, 1e-3, 1e-3) for i, a in enumerate(distinct) for b in distinct[:i])
     assert torch.equal(call(), call_other())
     usual = [(cached, "disabled"), (cached, "unloaded")]  # not bit for bit: diffusers unfuses by subtracting
-    for one, state in [*usual, (expected["fused"], "second"), (expected["deleted"], "loaded")]:
+    usual += [(expected["fused"], "second"), (expected["deleted"], "loaded"), (expected["hotswapped"], "second")]
+    for one, state in usual:
         torch.testing.assert_close(one, expected[state], rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(call(), plain, rtol=1e-3, atol=1e-3)
 

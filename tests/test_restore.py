@@ -175,12 +175,14 @@ def test_a_lora_loaded_after_apply_works_and_stays(tiny):
 
 
 def test_a_pipeline_made_from_an_accelerated_one(tiny):
-    """``from_pipe`` shares the U-Net: the new pipeline runs plain until it is accelerated itself."""
+    """Whoever passes on the accelerated U-Net itself gets a pipeline that is plain until it is accelerated too."""
     first = tiny.pipe()
     plain = tiny.call(first)
     handle = unetaccel.apply(first, DeepCache(interval=2))
     cached = tiny.call(first)
-    second = StableDiffusionPipeline(**{**first.components, "image_encoder": None}, requires_safety_checker=False)
+    second = StableDiffusionPipeline(
+        **{**first.components, "unet": first.unet, "image_encoder": None}, requires_safety_checker=False
+    )
     second.set_progress_bar_config(disable=True)
     assert second.unet is first.unet
     with pytest.warns(UserWarning, match="outside a sampling call"):

@@ -68,6 +68,16 @@ def test_sizes_that_do_not_divide(tiny, name, size):
         assert torch.equal(cached, full)
 
 
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES.keys() - ANY_SIZE))
+def test_unets_that_take_no_other_sizes(tiny, name):
+    """Plain or not: diffusers' own error."""
+    unet = tiny.unet(name)
+    inputs = tiny.inputs(unet, size=(18, 14))
+    for run in (lambda: unet(**inputs), lambda: build_views(unet, 1).run_full(inputs)):
+        with pytest.raises(RuntimeError, match="Sizes of tensors must match"):
+            run()
+
+
 def controlnet_residuals(unet, batch=2, size=16):
     generator = torch.Generator().manual_seed(3)
     shapes = [(batch, s.channels, size // s.stride, size // s.stride) for s in skip_table(unet)]

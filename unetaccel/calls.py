@@ -13,7 +13,7 @@ import inspect
 from collections.abc import Callable
 from contextlib import contextmanager
 
-from .accelerated import AcceleratedUNet
+from .accelerated import AcceleratedUNet, Face
 from .errors import UnsupportedModelError
 from .run import Run, current_run
 from .timeline import Timeline, of_scheduler, timesteps_before
@@ -49,12 +49,18 @@ def _pipeline_class(cls: type) -> type:
         with _pipeline_run(self):
             return (yield from cls.__call__(self, *args, **kwargs))
 
+    @property
+    def components(self) -> dict:
+        # from_pipe takes models of exactly the class that it expects: another pipeline is given the plain ones.
+        return {k: v._unetaccel.original if isinstance(v, Face) else v for k, v in cls.components.fget(self).items()}
+
     members = {
         "__slots__": (),
         "__module__": cls.__module__,
         "__qualname__": cls.__qualname__,
         "__doc__": cls.__doc__,
         "__call__": generate if inspect.isgeneratorfunction(cls.__call__) else call,
+        **({"components": components} if hasattr(cls, "components") else {}),
     }
     if hasattr(cls, "get_timesteps"):
         members["get_timesteps"] = _noting_timesteps(cls.get_timesteps)

@@ -79,7 +79,8 @@ def _refuse(pipe, unet: nn.Module) -> None:
     name, names = type(pipe).__name__, {c.__name__ for c in type(pipe).__mro__}
     if names & set(READS_DEEP_ATTENTION):
         raise UnsupportedModelError(
-            f"{name} reads the attention maps of deep layers at every step, which cached evaluations do not run"
+            f"{name} reads the attention maps of deep layers at every step, which cached evaluations do not run. "
+            "Run it plain, with fewer steps where time matters"
         )
     inner = [k for k, v in vars(pipe).items() if k != "unet" and v is not pipe and getattr(v, "unet", None) is unet]
     if inner:
