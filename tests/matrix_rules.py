@@ -250,7 +250,6 @@ RULES = (
         labels=UNETS,
     ),
     Rule("test_compile", r"test_(.+?)(?:\[(.+)\])?", "Compile and export", "{0}", "{1}"),
-    Rule("test_lora", r"test_(.+?)(?:\[(.+)\])?", "Compile and export", "LoRA: {0}", "{1}"),
     Rule("test_sharing", r"test_(.+?)(?:\[(.+)\])?", "Sharing, threads and failure", "{0}", "{1}"),
     Rule(
         "test_run", r"test_(an_exception_leaves_nothing_behind)\[.+\]", "Sharing, threads and failure", FAILURE, "{0}"
