@@ -214,7 +214,7 @@ def test_two_graphs_for_any_lora_scales(tiny, scales):
 
 
 def test_two_graphs_for_any_lora_scale_of_a_call(tiny):
-    unet, counter = tiny.lora_pipe("a").unet, CompileCounter()
+    unet, counter = tiny.lora_pipe("a", targets=("conv1",)).unet, CompileCounter()
     inputs, layer = tiny.inputs(unet), unet.mid_block.resnets[0].conv1
     unet.set_adapters("a", 0.9)
     results = []
@@ -231,7 +231,7 @@ def test_two_graphs_for_any_lora_scale_of_a_call(tiny):
 
 
 def test_plain_runs_are_one_graph_for_any_lora_scale(tiny):
-    pipe, counter = tiny.lora_pipe("a"), CompileCounter()
+    pipe, counter = tiny.lora_pipe("a", targets=("conv1",)), CompileCounter()
     with unetaccel.apply(pipe, DeepCache(interval=1), compile=compiled(counter)):
         ours = [(pipe.set_adapters("a", s), tiny.call(pipe, steps=6))[1] for s in (0.3, 0.7)]
     assert counter.frame_count == 1

@@ -98,10 +98,13 @@ def test_nothing_is_left_behind(tiny, uncompiled):
     pipe.set_adapters("a", 0.7)
     plain, before = tiny.call(pipe, steps=6), tiny.snapshot(pipe)
     handle = unetaccel.apply(pipe, DeepCache(interval=2), compile=True)
-    for scale in (0.2, 0.7):
+    for scale in (0.2, 0.5):
+        tiny.call(pipe, steps=6)
+        assert [m.scaling for m in layers] == [{"a": 0.7}] * len(layers)
         pipe.set_adapters("a", scale)
         tiny.call(pipe, steps=6)
         assert [m.scaling for m in layers] == [{"a": scale}] * len(layers)
+        pipe.set_adapters("a", 0.7)
     handle.remove()
     assert tiny.snapshot(pipe) == before
     assert torch.equal(tiny.call(pipe, steps=6), plain)
