@@ -22,7 +22,7 @@ from unetaccel.sweep.rivals import rivals
 from unetaccel.sweep.rows import Row, expand
 from unetaccel.sweep.run import run_sweep
 from unetaccel.sweep.spec import PromptSource, read_sweep, sweep_from
-from unetaccel.sweep.timing import Account, peak_memory
+from unetaccel.sweep.timing import Account, Stopwatch, peak_memory
 
 SMALL = dict(
     title="small",
@@ -378,6 +378,16 @@ def test_two_processes_draw_what_one_does(pipe, tmp_path):
         assert pictures(two, row) == pictures(one, row)
     result = json.loads((tmp_path / "two" / "result.json").read_text())
     assert [row["id"] for row in result["rows"]] == [row.id for row in rows]
+
+
+@pytest.mark.parametrize("settings", [{"schedule": [0, 13]}, {"interval": 7, "schedule": "quad", "center": 13}])
+def test_schedules_of_long_runs_are_accounted_for(pipe, tmp_path, settings):
+    """They do not fit the short run that memory is otherwise measured in."""
+    sweep, store = a_store(tmp_path, timing={"batch": 1})
+    row = Row("ddim", 14, {"deepcache": settings})
+    account = Stopwatch(pipe, sweep, store.jobs, row.plain()).account(row)
+    assert (account.full, account.cached) == (2, 12)
+    assert account.peak_memory_bytes > 0
 
 
 def test_peak_memory_counts_what_lives_at_once():

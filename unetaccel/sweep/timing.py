@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ..errors import SettingError
+from ..handle import Handle
 from ..patch import apply
 from ..sampling import Settings, sample
 from .prompts import Jobs
@@ -61,8 +63,9 @@ class Stopwatch:
             summary = handle.summary()
         images, share = len(self.prompts), summary.macs_share
         macs = summary.full_macs and summary.full_macs * share * (summary.full + summary.cached) / images
-        with applied(self.pipe, row):
-            memory = peak_memory(lambda: self._call(min(row.steps, MEMORY_STEPS)), self.pipe.unet)
+        with applied(self.pipe, row) as handle:
+            steps = _few_steps(handle, row.steps)
+            memory = peak_memory(lambda: self._call(steps), self.pipe.unet)
         return Account(summary.pattern, summary.full, summary.cached, macs, summary.cached_bytes, memory)
 
     def rounds(self, rows: list[Row], repeats: int) -> Iterator[tuple[float, dict[str, float]]]:
@@ -88,6 +91,17 @@ class Stopwatch:
     def _call(self, steps: int) -> None:
         how = Settings(steps, self.sweep.guidance, self.sweep.size, len(self.prompts), self.sweep.negative_prompt)
         sample(self.pipe, self.prompts, self.seeds, how)
+
+
+def _few_steps(handle: Handle | None, steps: int) -> int:
+    """``MEMORY_STEPS``, or all of them where so few would not do: a schedule laid over them all, a late window."""
+    few = min(steps, MEMORY_STEPS)
+    if handle is None:
+        return few
+    try:
+        return few if all(handle.plan(few)) == all(handle.plan(steps)) else steps
+    except SettingError:
+        return steps
 
 
 @contextmanager
