@@ -380,6 +380,16 @@ def test_two_processes_draw_what_one_does(pipe, tmp_path):
     assert [row["id"] for row in result["rows"]] == [row.id for row in rows]
 
 
+def test_rounds_warm_up_once_and_begin_with_another_row_each(pipe, tmp_path, monkeypatch):
+    sweep, store = a_store(tmp_path)
+    rows, timed = [Row("ddim", steps) for steps in (1, 2, 3, 4, 5)], []
+    watch = Stopwatch(pipe, sweep, store.jobs, Row("ddim", 9))
+    monkeypatch.setattr(watch, "seconds", lambda row: timed.append(row.steps) or float(row.steps))
+    assert watch.round(rows) == (9.0, {row.id: row.steps / 9 for row in rows})
+    watch.round(rows, turn=7)
+    assert timed == [9, 9, 1, 2, 3, 4, 9, 5, 9, 3, 4, 5, 1, 9, 2]
+
+
 @pytest.mark.parametrize("settings", [{"schedule": [0, 13]}, {"interval": 7, "schedule": "quad", "center": 13}])
 def test_schedules_of_long_runs_are_accounted_for(pipe, tmp_path, settings):
     """They do not fit the short run that memory is otherwise measured in."""

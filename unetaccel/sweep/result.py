@@ -75,7 +75,7 @@ def collect(
             "batch": times.images,
             "repeats": sweep.timing.repeats,
             "threads": sweep.timing.threads,
-            "how": "whole calls in one process, each a ratio to the longest plain run just before it; "
+            "how": "whole calls in one process, each a ratio to the longest plain run shortly before it; "
             "median with the 20th and 80th percentile",
         },
         "rows": judged,

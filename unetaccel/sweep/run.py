@@ -55,12 +55,15 @@ def run_sweep(
 
     folder = Path(folder)
     rows, jobs = expand(sweep), read_jobs(sweep.prompts, sweep.seeds)
-    metrics = _metrics(sweep, device)  # fails before any work
     state = PartialState(cpu=not torch.cuda.is_available() or str(device) == "cpu", timeout=timedelta(days=7))
+    if device is not None and torch.device(device).index is not None and state.num_processes > 1:
+        raise SettingError(f"device {str(device)!r} is one device, for {state.num_processes} processes: leave it out")
+    metrics = _metrics(sweep, device or state.device)  # fails before any work
     if state.is_main_process:
         _claim(folder, sweep)
     pipe = _load(sweep, device or state.device)
     times = Times(folder / "times.json")
+    state.wait_for_everyone()  # nobody loads any more
     if "time" in stages and state.is_main_process:
         measure(pipe, sweep, jobs, rows, times, say)
     state.wait_for_everyone()
@@ -124,7 +127,7 @@ def _time_rows(watch: Stopwatch, rows: list[Row], repeats: int, times: Times, sa
             times.accounts[row.id] = watch.account(row)
             times.save()
     while left := [row for row in rows if len(times.accounts[row.id].ratios) < repeats]:
-        [(seconds, ratios)] = watch.rounds(left, 1)
+        seconds, ratios = watch.round(left, turn=len(times.base_seconds))
         times.base_seconds.append(seconds)
         for name, ratio in ratios.items():
             times.accounts[name].ratios.append(ratio)
@@ -165,13 +168,12 @@ def _claim(folder: Path, sweep: Sweep) -> None:
     file.write_text(json.dumps(own, indent=1))
 
 
-def _metrics(sweep: Sweep, device: str | torch.device | None) -> list:
+def _metrics(sweep: Sweep, device: str | torch.device) -> list:
     """The sweep's metrics, with their networks loaded; raises for what they will lack."""
     if not sweep.metrics:
         return []
     from ..quality.metrics import build_metrics
 
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     metrics = build_metrics(list(sweep.metrics), model=sweep.model, device=device, **sweep.weights)
     to_real = [m.name for m in metrics if m.info["to"] == "real"]
     if to_real and sweep.real is None and sweep.prompts.source != "demo":
