@@ -318,7 +318,8 @@ def test_a_sweep_writes_a_result_with_everything_it_promises(tmp_path):
     assert (ours["cached_bytes"], theirs["cached_bytes"]) == (2 * 2 * 64 * 8 * 8 * 4, None)
     assert ours["peak_memory_bytes"] > 17e6
     plain = rows["ddim-6-plain"]
-    assert plain["macs"] == pytest.approx(6 * plain["macs"] / 6)
+    shorter = rows[ours["rivals"]["equal_macs"]]
+    assert plain["macs"] / 6 == pytest.approx(shorter["macs"] / shorter["steps"])
     assert ours["macs_share"] == pytest.approx(ours["macs"] / plain["macs"])
     assert ours["rivals"]["equal_macs"] == f"ddim-{round(6 * ours['macs_share'])}-plain"
     assert set(ours["rivals"].values()) <= set(rows)
@@ -337,6 +338,20 @@ def test_a_sweep_writes_a_result_with_everything_it_promises(tmp_path):
         "rows": [{k: v for k, v in row.items() if k not in ("images", "strip")} for row in result["rows"]]
     }
     assert not [line for line in again if line.startswith("timed")]
+
+
+def test_rows_that_are_not_timed_or_not_drawn_are_judged_as_far_as_they_go(pipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "_load", lambda sweep, device: pipe)
+    figures, said = {"ddim-6-plain": {"fid": 3.0}}, []
+    sweep = sweep_from({**SMALL, "ways": [], "published": figures})
+    run_sweep(sweep, tmp_path, stages=("draw",), say=str)
+    times = running.Times(tmp_path / "times.json")  # as left by a kill before the first round
+    times.accounts["ddim-6-plain"] = Account("FFFFFF", 6, 0, 1.0, 0, None)
+    times.save()
+    more = replace(sweep, ways=({"deepcache": {"interval": 2}},))
+    result = run_sweep(more, tmp_path, stages=("judge",), say=said.append)
+    assert [(row["id"], row["published"]) for row in result["rows"]] == list(figures.items())
+    assert "left out: ddim-6-deepcache-interval2, which is not drawn to its end (stage `draw`)" in said
 
 
 def test_a_folder_of_another_sweep_is_refused_and_more_rows_are_not(pipe, tmp_path, monkeypatch):
