@@ -99,6 +99,7 @@ def test_a_family_of_rows_may_have_steps_of_its_own():
         ({"seeds": [0, 0]}, "seeds must be different whole numbers"),
         ({"timing": {"rounds": 3}}, "timing has no 'rounds'; it has batch, repeats, threads"),
         ({"dtype": "float8"}, "dtype must be float32, float16, bfloat16, got 'float8'"),
+        ({"seeds": []}, "seeds must name at least one"),
         ({"batch": 0}, "batch must be an int of at least 1"),
         ({"prompts": "demo"}, "prompts must be NAME: VALUE pairs, got 'demo'"),
     ],
@@ -163,7 +164,10 @@ def test_prompt_files_in_the_public_formats(tmp_path, format):
 def test_wrong_prompt_files_are_told(tmp_path):
     (tmp_path / "x.json").write_text('{"images": []}')
     (tmp_path / "empty.txt").write_text("\n")
-    cases = [("x.json", None, "is not of the format 'coco'"), ("empty.txt", None, "holds no prompt"),
+    (tmp_path / "short.tsv").write_text("Category\tPrompt\nAnimals\n")
+    (tmp_path / "quoted.tsv").write_text('Prompt\tCategory\n"a" cat\tAnimals\n')
+    cases = [("short.tsv", None, "is not of the format 'parti'"), ("quoted.tsv", None, "is not of the format 'parti'"),
+             ("x.json", None, "is not of the format 'coco'"), ("empty.txt", None, "holds no prompt"),
              ("empty.txt", "yaml", "unknown format 'yaml'; known: lines"), ("none", None, "cannot be read")]  # fmt: skip
     for name, format, message in cases:
         with pytest.raises(SettingError, match=message):
@@ -362,6 +366,10 @@ def test_a_folder_of_another_sweep_is_refused_and_more_rows_are_not(pipe, tmp_pa
     assert len(list((tmp_path / "images").iterdir())) == 2
     with pytest.raises(SettingError, match=r"with guidance=3.0, not 4.0: use another folder"):
         run_sweep(replace(sweep, guidance=4.0), tmp_path, stages=("draw",), say=str)
+    (tmp_path / "sweep.json").write_text((tmp_path / "sweep.json").read_text().replace('"cpu"', '"cuda"'))
+    with pytest.raises(SettingError, match="with device='cuda', not 'cpu': use another folder"):
+        run_sweep(sweep, tmp_path, stages=("draw",), device="cpu", say=str)
+    run_sweep(sweep, tmp_path, stages=("judge",), device="cpu", say=str)
     prompts = tmp_path / "p.txt"
     prompts.write_text("a cat")
     wrong = [
@@ -393,6 +401,21 @@ def test_two_processes_draw_what_one_does(pipe, tmp_path):
         assert pictures(two, row) == pictures(one, row)
     result = json.loads((tmp_path / "two" / "result.json").read_text())
     assert [row["id"] for row in result["rows"]] == [row.id for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("there", "message"),
+    [
+        ({"images": 3}, "measured with timing.batch 3, not 2: delete the file"),
+        ({"environment": {"cpu": "another"}}, "measured on cpu 'another'"),
+    ],
+)
+def test_times_of_other_conditions_are_not_mixed(pipe, tmp_path, there, message):
+    sweep, store = a_store(tmp_path)
+    times = running.Times(tmp_path / "times.json")
+    vars(times).update({"images": 2, "accounts": {"ddim-6-plain": an_account(1.0, 1.0)}} | there)
+    with pytest.raises(SettingError, match=message):
+        running.measure(pipe, sweep, store.jobs, expand(sweep), times)
 
 
 def test_rounds_warm_up_once_and_begin_with_another_row_each(pipe, tmp_path, monkeypatch):
