@@ -341,3 +341,11 @@ def test_a_plain_run_is_judged_by_its_likeness_to_the_run_at_hand(result):
     assert verdict(found, row, "psnr").gain == pytest.approx(-10)
     assert found.score(found.plain(row), "psnr", found.plain(row)) is None
     assert "40" in markdown([found], "psnr")
+
+
+def test_the_plain_run_is_found_where_the_solver_is_the_pipeline_s_own(tmp_path):
+    path = write_result(tmp_path)
+    path.write_text(path.read_text().replace("ddim-", "own-").replace('"solver": "ddim"', '"solver": null'))
+    found = load(path)
+    method = next(row for row in found.rows if row.kind == "method")
+    assert found.plain(method).id == f"own-{method.steps}-plain"

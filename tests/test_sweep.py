@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sweep_cases import SMALL, a_store
 
 from unetaccel.demo.pipeline import load_pipeline
 from unetaccel.errors import SettingError, WeightsError
@@ -18,23 +19,10 @@ from unetaccel.sweep import draw as drawing
 from unetaccel.sweep import run as running
 from unetaccel.sweep.draw import Store, draw
 from unetaccel.sweep.prompts import read_jobs, read_prompts
-from unetaccel.sweep.rivals import rivals
 from unetaccel.sweep.rows import Row, expand
 from unetaccel.sweep.run import run_sweep
 from unetaccel.sweep.spec import PromptSource, read_sweep, sweep_from
-from unetaccel.sweep.timing import Account, peak_memory
-
-SMALL = dict(
-    title="small",
-    prompts={"count": 5},
-    seeds=[0, 3],
-    solvers="ddim",
-    steps=[6],
-    guidance=3.0,
-    batch=4,
-    timing={"batch": 2, "repeats": 2},
-    ways=[{"deepcache": {"interval": [2, 3], "cut": 0}}],
-)
+from unetaccel.sweep.timing import Account
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +30,6 @@ def pipe():
     pipe = load_pipeline()
     pipe.set_progress_bar_config(disable=True)
     return pipe
-
-
-def a_store(folder, **changes):
-    sweep = sweep_from({**SMALL, **changes})
-    return sweep, Store(folder, read_jobs(sweep.prompts, sweep.seeds))
 
 
 def pictures(store: Store, row: Row) -> list[bytes]:
@@ -99,6 +82,7 @@ def test_a_family_of_rows_may_have_steps_of_its_own():
         ({"seeds": [0, 0]}, "seeds must be different whole numbers"),
         ({"timing": {"rounds": 3}}, "timing has no 'rounds'; it has batch, repeats, threads"),
         ({"dtype": "float8"}, "dtype must be float32, float16, bfloat16, got 'float8'"),
+        ({"seeds": []}, "seeds must name at least one"),
         ({"batch": 0}, "batch must be an int of at least 1"),
         ({"prompts": "demo"}, "prompts must be NAME: VALUE pairs, got 'demo'"),
     ],
@@ -163,7 +147,10 @@ def test_prompt_files_in_the_public_formats(tmp_path, format):
 def test_wrong_prompt_files_are_told(tmp_path):
     (tmp_path / "x.json").write_text('{"images": []}')
     (tmp_path / "empty.txt").write_text("\n")
-    cases = [("x.json", None, "is not of the format 'coco'"), ("empty.txt", None, "holds no prompt"),
+    (tmp_path / "short.tsv").write_text("Category\tPrompt\nAnimals\n")
+    (tmp_path / "quoted.tsv").write_text('Prompt\tCategory\n"a" cat\tAnimals\n')
+    cases = [("short.tsv", None, "is not of the format 'parti'"), ("quoted.tsv", None, "is not of the format 'parti'"),
+             ("x.json", None, "is not of the format 'coco'"), ("empty.txt", None, "holds no prompt"),
              ("empty.txt", "yaml", "unknown format 'yaml'; known: lines"), ("none", None, "cannot be read")]  # fmt: skip
     for name, format, message in cases:
         with pytest.raises(SettingError, match=message):
@@ -275,31 +262,6 @@ def test_a_damaged_picture_is_named(tmp_path):
         store.read(Row("ddim", 6))
 
 
-# -- rivals ------------------------------------------------------------------------------------------------------
-
-
-def an_account(ratio, macs):
-    return Account("", 1, 0, macs, 0, None, [ratio])
-
-
-def test_rivals_have_equal_macs_and_equal_time():
-    row, plain = Row("ddim", 50, {"deepcache": {"interval": 3}}), Row("ddim", 50)
-    accounts = {
-        plain.id: an_account(1.0, 100.0),
-        "ddim-10-plain": an_account(0.28, 20.0),  # an offset of 0.1, and 0.018 a step
-        row.id: an_account(0.55, 44.0),
-    }
-    both = ("equal_macs", "equal_time")
-    assert rivals([plain, row], accounts, both) == {
-        row.id: {"equal_macs": Row("ddim", 22), "equal_time": Row("ddim", 25)}
-    }
-    accounts[row.id] = an_account(0.51, 44.0)  # 22.8 steps: the run of 22 will do
-    assert rivals([plain, row], accounts, both)[row.id]["equal_time"] == Row("ddim", 22)
-    accounts[row.id] = an_account(1.2, 100.0)  # slower than plain: no more steps than the row itself has
-    assert rivals([plain, row], accounts, ("equal_time",)) == {row.id: {"equal_time": Row("ddim", 50)}}
-    assert rivals([plain, row], {}, both) == {}
-
-
 # -- whole runs --------------------------------------------------------------------------------------------------
 
 
@@ -318,7 +280,8 @@ def test_a_sweep_writes_a_result_with_everything_it_promises(tmp_path):
     assert (ours["cached_bytes"], theirs["cached_bytes"]) == (2 * 2 * 64 * 8 * 8 * 4, None)
     assert ours["peak_memory_bytes"] > 17e6
     plain = rows["ddim-6-plain"]
-    assert plain["macs"] == pytest.approx(6 * plain["macs"] / 6)
+    shorter = rows[ours["rivals"]["equal_macs"]]
+    assert plain["macs"] / 6 == pytest.approx(shorter["macs"] / shorter["steps"])
     assert ours["macs_share"] == pytest.approx(ours["macs"] / plain["macs"])
     assert ours["rivals"]["equal_macs"] == f"ddim-{round(6 * ours['macs_share'])}-plain"
     assert set(ours["rivals"].values()) <= set(rows)
@@ -339,6 +302,20 @@ def test_a_sweep_writes_a_result_with_everything_it_promises(tmp_path):
     assert not [line for line in again if line.startswith("timed")]
 
 
+def test_rows_that_are_not_timed_or_not_drawn_are_judged_as_far_as_they_go(pipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "_load", lambda sweep, device: pipe)
+    figures, said = {"ddim-6-plain": {"fid": 3.0}}, []
+    sweep = sweep_from({**SMALL, "ways": [], "published": figures})
+    run_sweep(sweep, tmp_path, stages=("draw",), say=str)
+    times = running.Times(tmp_path / "times.json")  # as left by a kill before the first round
+    times.accounts["ddim-6-plain"] = Account("FFFFFF", 6, 0, 1.0, 0, None)
+    times.save()
+    more = replace(sweep, ways=({"deepcache": {"interval": 2}},))
+    result = run_sweep(more, tmp_path, stages=("judge",), say=said.append)
+    assert [(row["id"], row["published"]) for row in result["rows"]] == list(figures.items())
+    assert "left out: ddim-6-deepcache-interval2, which is not drawn to its end (stage `draw`)" in said
+
+
 def test_a_folder_of_another_sweep_is_refused_and_more_rows_are_not(pipe, tmp_path, monkeypatch):
     monkeypatch.setattr(running, "_load", lambda sweep, device: pipe)
     sweep = sweep_from({**SMALL, "ways": []})
@@ -347,6 +324,10 @@ def test_a_folder_of_another_sweep_is_refused_and_more_rows_are_not(pipe, tmp_pa
     assert len(list((tmp_path / "images").iterdir())) == 2
     with pytest.raises(SettingError, match=r"with guidance=3.0, not 4.0: use another folder"):
         run_sweep(replace(sweep, guidance=4.0), tmp_path, stages=("draw",), say=str)
+    (tmp_path / "sweep.json").write_text((tmp_path / "sweep.json").read_text().replace('"cpu"', '"cuda"'))
+    with pytest.raises(SettingError, match="with device='cuda', not 'cpu': use another folder"):
+        run_sweep(sweep, tmp_path, stages=("draw",), device="cpu", say=str)
+    run_sweep(sweep, tmp_path, stages=("judge",), device="cpu", say=str)
     prompts = tmp_path / "p.txt"
     prompts.write_text("a cat")
     wrong = [
@@ -378,15 +359,3 @@ def test_two_processes_draw_what_one_does(pipe, tmp_path):
         assert pictures(two, row) == pictures(one, row)
     result = json.loads((tmp_path / "two" / "result.json").read_text())
     assert [row["id"] for row in result["rows"]] == [row.id for row in rows]
-
-
-def test_peak_memory_counts_what_lives_at_once():
-    model = torch.nn.Linear(4, 4, bias=False)
-
-    def work():
-        for _ in range(3):
-            x = torch.zeros(1000)
-            y = x + 1
-            del x, y
-
-    assert 8000 <= peak_memory(work, model) - 64 < 8100  # not 24000; the scalar 1 lives for a moment too

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from . import options
 from .app import app
 
 bench = typer.Typer(help="Measure speed and quality side by side.", no_args_is_help=True)
@@ -43,8 +44,15 @@ def quality_command(
         raise SettingError(f"--stage {unknown[0]!r}: expected {', '.join(STAGES)}")
     console, folder = Console(stderr=True), folder or Path("runs") / sweep.stem
     out = out or folder / "result.json"
+    if out.suffix.lower() != ".json":
+        raise SettingError(f"--out {str(out)!r}: the result is JSON, so the name must end in .json")
     result = run_sweep(
-        read_sweep(sweep), folder, out, stages, device, lambda text: console.print(text, highlight=False)
+        read_sweep(sweep),
+        folder,
+        out,
+        stages,
+        device and options.device(device),
+        lambda text: console.print(text, highlight=False),
     )
     if result is not None:
         typer.echo(f"wrote {out} ({len(result['rows'])} rows of {result['samples']['images']} pictures)")

@@ -34,7 +34,10 @@ class QualityResult:
 
     def plain(self, row: Row) -> Row | None:
         """The plain run of as many steps and the same solver."""
-        return row if row.kind == "plain" else self.row(f"{row.solver}-{row.steps}-plain")
+        if row.kind == "plain":
+            return row
+        alike = (r for r in self.rows if r.kind == "plain" and (r.solver, r.steps) == (row.solver, row.steps))
+        return next(alike, None)
 
     def rival(self, row: Row, cost: str) -> Row | None:
         """The plain run of equal ``cost``: ``"equal_macs"`` or ``"equal_time"``."""

@@ -85,7 +85,7 @@ def read_prompts(path: Path, format: str | None = None) -> list[str]:
         raise SettingError(f"prompts: unknown format {format!r}; known: {', '.join(_READERS)}")
     try:
         found = [" ".join(prompt.split()) for prompt in _READERS[format](text)]
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise SettingError(f"prompts: {str(path)!r} is not of the format {format!r}: {error!r}") from error
     found = [prompt for prompt in found if prompt]
     if not found:

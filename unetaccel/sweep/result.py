@@ -39,9 +39,13 @@ def collect(
     """Judge every row whose pictures are there, and write the result file if ``out`` is given."""
     from .run import all_rows
 
-    chosen = [row for row in all_rows(rows, times, sweep) if not store.missing(row, [range(len(store.jobs))])]
+    wanted = all_rows(rows, times, sweep)
+    chosen = [row for row in wanted if not store.missing(row, [range(len(store.jobs))])]
     if not chosen:
         raise SettingError("no row of this sweep is drawn yet: run the stage `draw` first")
+    for row in wanted:
+        if row not in chosen:
+            say(f"left out: {row.id}, which is not drawn to its end (stage `draw`)")
     size = tuple(read_picture(store.path(chosen[0], 0)).shape[1:])
     beside = rivals(rows, times.accounts, sweep.rivals)
     starts = dict.fromkeys(row.plain() for row in rows)
@@ -75,7 +79,7 @@ def collect(
             "batch": times.images,
             "repeats": sweep.timing.repeats,
             "threads": sweep.timing.threads,
-            "how": "whole calls in one process, each a ratio to the longest plain run just before it; "
+            "how": "whole calls in one process, each a ratio to the longest plain run shortly before it; "
             "median with the 20th and 80th percentile",
         },
         "rows": judged,
@@ -126,8 +130,10 @@ def _describe(row: Row, sweep: Sweep, times: Times) -> dict:
         "id": row.id, "kind": row.kind, "label": row.label, "methods": row.methods, "group": row.group,
         "solver": row.solver, "steps": row.steps, "guidance": sweep.guidance,
     }  # fmt: skip
+    if row.id in sweep.published:
+        found["published"] = sweep.published[row.id]
     account, whole = times.accounts.get(row.id), times.accounts.get(row.plain().id)
-    if account is None:
+    if account is None or not times.base_seconds:  # not timed, or stopped before the first round
         return found
     base = statistics.median(times.base_seconds) / times.images
     found |= {
@@ -143,8 +149,6 @@ def _describe(row: Row, sweep: Sweep, times: Times) -> dict:
         share = account.macs / whole.macs if account.macs and whole.macs else None
         found |= {"macs_share": share, "speedup_ceiling": share and 1 / share}
         found["speedup"] = _spread([a / b for a, b in zip(whole.ratios, account.ratios, strict=False)])
-    if row.id in sweep.published:
-        found["published"] = sweep.published[row.id]
     return found
 
 

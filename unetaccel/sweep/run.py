@@ -55,12 +55,15 @@ def run_sweep(
 
     folder = Path(folder)
     rows, jobs = expand(sweep), read_jobs(sweep.prompts, sweep.seeds)
-    metrics = _metrics(sweep, device)  # fails before any work
     state = PartialState(cpu=not torch.cuda.is_available() or str(device) == "cpu", timeout=timedelta(days=7))
+    if device is not None and torch.device(device).index is not None and state.num_processes > 1:
+        raise SettingError(f"device {str(device)!r} is one device, for {state.num_processes} processes: leave it out")
+    metrics = _metrics(sweep, device or state.device)  # fails before any work
     if state.is_main_process:
-        _claim(folder, sweep)
+        _claim(folder, sweep, torch.device(device or state.device).type if "draw" in stages else None)
     pipe = _load(sweep, device or state.device)
     times = Times(folder / "times.json")
+    state.wait_for_everyone()  # nobody loads any more
     if "time" in stages and state.is_main_process:
         measure(pipe, sweep, jobs, rows, times, say)
     state.wait_for_everyone()
@@ -97,9 +100,7 @@ class Times:
     def save(self) -> None:
         data = {k: getattr(self, k) for k in ("base", "base_seconds", "images", "environment")}
         data["accounts"] = {name: asdict(account) for name, account in self.accounts.items()}
-        part = self.path.with_suffix(".part")
-        part.write_text(json.dumps(data, indent=1))
-        part.replace(self.path)
+        _write(self.path, data)
 
 
 def measure(pipe, sweep: Sweep, jobs: Jobs, rows: list[Row], times: Times, say: Say = print) -> None:
@@ -112,10 +113,26 @@ def measure(pipe, sweep: Sweep, jobs: Jobs, rows: list[Row], times: Times, say: 
             f"times.json has ratios to {times.base}, but this sweep's base is {base.id}: delete the file"
         )
     watch = Stopwatch(pipe, sweep, jobs, base)
-    times.base, times.images, times.environment = base.id, len(watch.prompts), environment(pipe.unet.device)
+    _same_conditions(times, len(watch.prompts), here := environment(pipe.unet.device))
+    times.base, times.images, times.environment = base.id, len(watch.prompts), here
     first = {row.id: row for r in rows for row in (r, anchor(r))}
     _time_rows(watch, list(first.values()), sweep.timing.repeats, times, say)
     _time_rows(watch, all_rows(rows, times, sweep), sweep.timing.repeats, times, say)
+
+
+def _same_conditions(times: Times, images: int, here: dict) -> None:
+    """Raise if what is timed already was timed with other images per call or on another machine."""
+    if not times.accounts:
+        return
+    if times.images != images:
+        raise SettingError(f"times.json was measured with timing.batch {times.images}, not {images}: delete the file")
+    for name in ("cpu", "gpu"):
+        if times.environment.get(name) != here.get(name):
+            there = times.environment.get(name)
+            raise SettingError(
+                f"times.json was measured on {name} {there!r}, not {here.get(name)!r}: delete the file to time again here, "
+                "or leave the stage `time` out"
+            )
 
 
 def _time_rows(watch: Stopwatch, rows: list[Row], repeats: int, times: Times, say: Say) -> None:
@@ -124,7 +141,7 @@ def _time_rows(watch: Stopwatch, rows: list[Row], repeats: int, times: Times, sa
             times.accounts[row.id] = watch.account(row)
             times.save()
     while left := [row for row in rows if len(times.accounts[row.id].ratios) < repeats]:
-        [(seconds, ratios)] = watch.rounds(left, 1)
+        seconds, ratios = watch.round(left, turn=len(times.base_seconds))
         times.base_seconds.append(seconds)
         for name, ratio in ratios.items():
             times.accounts[name].ratios.append(ratio)
@@ -150,28 +167,40 @@ def _draw(pipe, rows: list[Row], sweep: Sweep, store: Store, state, say: Say) ->
     draw(pipe, rows, sweep, store, state.process_index, state.num_processes, on_batch)
 
 
-def _claim(folder: Path, sweep: Sweep) -> None:
-    """Write down whose pictures these are, or refuse a folder of other ones."""
+def _claim(folder: Path, sweep: Sweep, device: str | None) -> None:
+    """Write down whose pictures these are, or refuse a folder of other ones.
+
+    Args:
+        device: the kind that will draw, which makes its own noise of a seed; None if nothing is drawn.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    file, own = folder / "sweep.json", json.loads(json.dumps(sweep.as_dict()))
+    file, own = folder / "sweep.json", json.loads(json.dumps(sweep.as_dict() | {"device": device}))
     if file.is_file():
         there = json.loads(file.read_text())
-        changed = [name for name in IDENTITY if there.get(name) != own[name]]
+        own["device"] = device or there.get("device")
+        there["device"] = there.get("device") or own["device"]
+        changed = [name for name in (*IDENTITY, "device") if there.get(name) != own[name]]
         if changed:
             name = changed[0]
             raise SettingError(
                 f"{str(folder)!r} holds pictures of a sweep with {name}={there.get(name)!r}, not {own[name]!r}: use another folder"
             )
-    file.write_text(json.dumps(own, indent=1))
+    _write(file, own)
 
 
-def _metrics(sweep: Sweep, device: str | torch.device | None) -> list:
+def _write(file: Path, data: dict) -> None:
+    """JSON, as a whole or not at all."""
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(data, indent=1))
+    part.replace(file)
+
+
+def _metrics(sweep: Sweep, device: str | torch.device) -> list:
     """The sweep's metrics, with their networks loaded; raises for what they will lack."""
     if not sweep.metrics:
         return []
     from ..quality.metrics import build_metrics
 
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     metrics = build_metrics(list(sweep.metrics), model=sweep.model, device=device, **sweep.weights)
     to_real = [m.name for m in metrics if m.info["to"] == "real"]
     if to_real and sweep.real is None and sweep.prompts.source != "demo":

@@ -77,12 +77,13 @@ class Sweep:
     published: dict = field(default_factory=dict)
 
     def __post_init__(self):
-        for name in ("batch",):
-            check_count(name, getattr(self, name))
+        check_count("batch", self.batch)
+        for name in ("seeds", "solvers", "steps"):
+            if not getattr(self, name):
+                raise SettingError(f"{name} must name at least one")
         for steps in (*self.steps, *(n for way in self.ways if isinstance(way, dict) for n in self.steps_of(way))):
             check_count("steps", steps)
-        for name in ("count",):
-            check_count(f"prompts.{name}", getattr(self.prompts, name))
+        check_count("prompts.count", self.prompts.count)
         for name in ("batch", "repeats"):
             check_count(f"timing.{name}", getattr(self.timing, name))
         if self.dtype not in DTYPES:

@@ -1,7 +1,7 @@
 """What the rows cost: MACs, bytes, and times taken side by side in one process.
 
-Every time is a ratio to the plain run of the most steps, the *base*, measured just before it: rounds go over all rows, the base
-in between, so that a machine that slows down for a minute slows down both. Seconds are that ratio times the base's median.
+Every time is a ratio to the plain run of the most steps, the *base*, measured shortly before it: rounds go over all rows, the
+base before every fourth, each round beginning with another row, so that a machine that slows down for a minute slows down both. Seconds are that ratio times the base's median.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ..errors import SettingError
+from ..handle import Handle
 from ..patch import apply
 from ..sampling import Settings, sample
 from .prompts import Jobs
@@ -50,7 +52,7 @@ class Stopwatch:
     """
 
     def __init__(self, pipe, sweep: Sweep, jobs: Jobs, base: Row):
-        self.pipe, self.sweep, self.base = pipe, sweep, base
+        self.pipe, self.sweep, self.base, self._warm = pipe, sweep, base, False
         count = min(sweep.timing.batch, len(jobs))
         self.prompts, self.seeds = (list(x) for x in zip(*(jobs[i] for i in range(count)), strict=True))
 
@@ -61,20 +63,23 @@ class Stopwatch:
             summary = handle.summary()
         images, share = len(self.prompts), summary.macs_share
         macs = summary.full_macs and summary.full_macs * share * (summary.full + summary.cached) / images
-        with applied(self.pipe, row):
-            memory = peak_memory(lambda: self._call(min(row.steps, MEMORY_STEPS)), self.pipe.unet)
+        with applied(self.pipe, row) as handle:
+            steps = _few_steps(handle, row.steps)
+            memory = peak_memory(lambda: self._call(steps), self.pipe.unet)
         return Account(summary.pattern, summary.full, summary.cached, macs, summary.cached_bytes, memory)
 
-    def rounds(self, rows: list[Row], repeats: int) -> Iterator[tuple[float, dict[str, float]]]:
-        """One item per round: the base's seconds per call, and each row's time over the base's."""
+    def round(self, rows: list[Row], turn: int = 0) -> tuple[float, dict[str, float]]:
+        """The base's seconds per call, and each row's time over the base's; ``turn`` tells which row comes first."""
+        turn, ratios, bases = turn % len(rows), {}, []
         with threads(self.sweep.timing.threads):
-            for k in range(repeats):
-                turn, ratios, bases = k % max(len(rows), 1), {}, []
-                for i, row in enumerate(rows[turn:] + rows[:turn]):
-                    if i % ROWS_PER_BASE == 0:
-                        bases.append(self.seconds(self.base))
-                    ratios[row.id] = self.seconds(row) / bases[-1]
-                yield statistics.median(bases), ratios
+            if not self._warm:  # resumed: no row was accounted for in this process
+                self.seconds(self.base)
+                self._warm = True
+            for i, row in enumerate(rows[turn:] + rows[:turn]):
+                if i % ROWS_PER_BASE == 0:
+                    bases.append(self.seconds(self.base))
+                ratios[row.id] = self.seconds(row) / bases[-1]
+        return statistics.median(bases), ratios
 
     def seconds(self, row: Row) -> float:
         """Of one call, applying and removing not counted."""
@@ -88,6 +93,17 @@ class Stopwatch:
     def _call(self, steps: int) -> None:
         how = Settings(steps, self.sweep.guidance, self.sweep.size, len(self.prompts), self.sweep.negative_prompt)
         sample(self.pipe, self.prompts, self.seeds, how)
+
+
+def _few_steps(handle: Handle | None, steps: int) -> int:
+    """``MEMORY_STEPS``, or all of them where so few would not do: a schedule laid over them all, a late window."""
+    few = min(steps, MEMORY_STEPS)
+    if handle is None:
+        return few
+    try:
+        return few if all(handle.plan(few)) == all(handle.plan(steps)) else steps
+    except SettingError:
+        return steps
 
 
 @contextmanager
@@ -104,16 +120,19 @@ def threads(count: int | None) -> Iterator[None]:
 def peak_memory(work: Callable[[], object], model: torch.nn.Module) -> int | None:
     """Largest size of all tensors alive at one time during ``work``, the model's parameters included, in bytes.
 
-    On CUDA as the allocator counts it; on a CPU from the profiler's record of every allocation.
+    On CUDA as the allocator counts it, without what lay there before (other models, networks of metrics); on a CPU
+    from the profiler's record of every allocation.
     """
     device = next(model.parameters()).device
     gc.collect()
+    weights = sum(p.nbytes for p in model.parameters())
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
         work()
         torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device)
+        return torch.cuda.max_memory_allocated(device) - before + weights
     if device.type != "cpu":
         return None
     cpu = [torch.profiler.ProfilerActivity.CPU]
@@ -124,7 +143,7 @@ def peak_memory(work: Callable[[], object], model: torch.nn.Module) -> int | Non
     for event in sorted(events, key=lambda e: e.start_ns()):
         alive += event.nbytes()
         peak = max(peak, alive)
-    return peak + sum(p.nbytes for p in model.parameters())
+    return peak + weights
 
 
 @contextmanager

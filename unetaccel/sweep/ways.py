@@ -20,7 +20,7 @@ def methods_of(row: Row) -> tuple[Method, ...]:
         return (DeepCache(interval=1),)
     if row.kind == "peer":
         [settings] = row.methods.values()
-        return (DeepCache(interval=settings["interval"], cut=f"helper:{settings['branch']}"),)
+        return (DeepCache(interval=settings["interval"], cut=f"helper:{settings['branch']}", force=True),)
     return tuple(method_from(name, settings) for name, settings in row.methods.items())
 
 
