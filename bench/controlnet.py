@@ -119,7 +119,7 @@ def _seconds(work) -> float:
 
 
 def _spread(values: list[float]) -> dict:
-    low, *_, high = statistics.quantiles(values, n=5)
+    low, *_, high = statistics.quantiles(values, n=5, method="inclusive")
     return {"median": round(statistics.median(values), 4), "p20": round(low, 4), "p80": round(high, 4)}
 
 

@@ -148,7 +148,7 @@ def _report(times: dict[str, list], summary, rival_steps: int) -> dict:
 
 
 def _spread(values: list[float]) -> dict:
-    cuts = statistics.quantiles(values, n=5) if len(values) > 1 else [values[0]] * 4
+    cuts = statistics.quantiles(values, n=5, method="inclusive") if len(values) > 1 else [values[0]] * 4
     return {"median": round(statistics.median(values), 5), "p20": round(cuts[0], 5), "p80": round(cuts[-1], 5)}
 
 

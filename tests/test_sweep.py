@@ -238,17 +238,17 @@ def test_many_large_pictures_lie_in_a_file(tmp_path, monkeypatch):
     for name in colours:
         Image.new("RGB", (8, 8), name).save(tmp_path / f"{name}.png")
     paths = [tmp_path / f"{name}.png" for name in colours]
-    small = drawing.stacked(paths, drawing.read_picture)
+    small = drawing.stacked(paths, drawing.read_picture, tmp_path)
     files = []
     monkeypatch.setattr(drawing, "IN_MEMORY", 100)
     monkeypatch.setattr(
         drawing.np, "memmap", lambda file, **how: files.append(file) or np.zeros(how["shape"], np.uint8)
     )
-    large = drawing.stacked(paths, drawing.read_picture)
+    large = drawing.stacked(paths, drawing.read_picture, tmp_path)
     assert len(files) == 1
     monkeypatch.undo()
     monkeypatch.setattr(drawing, "IN_MEMORY", 100)
-    large = drawing.stacked(paths, drawing.read_picture)
+    large = drawing.stacked(paths, drawing.read_picture, tmp_path)
     assert torch.equal(large, small)
     assert [tuple(p[:, 0, 0].tolist()) for p in large] == list(colours.values())
 

@@ -101,7 +101,8 @@ def _pipeline_run(pipe):
             yield
         finally:
             if pipe.scheduler is observed:
-                object.__setattr__(pipe, "scheduler", found)
+                over = isinstance(found, ObservedScheduler) and found._run.closed  # of a generator that ended first
+                object.__setattr__(pipe, "scheduler", found._plain if over else found)
 
 
 def _timeline(pipe) -> Timeline:

@@ -64,6 +64,8 @@ class LoraScales:
     def follow(self, inputs: dict) -> dict:
         """Set the tensors to PEFT's scales, times the one in ``inputs``; the inputs without it.
 
+        An adapter that was deleted since may still stand in layers below the cut, which cached steps do not run.
+
         A tensor is written where its value has changed, by a kernel that waits for nothing.
         """
         factor, inputs = _without_scale(inputs) if self._pops else (1.0, inputs)
@@ -71,7 +73,7 @@ class LoraScales:
         placed = sample.device, torch.promote_types(sample.dtype, torch.float32)
         if placed != self._placed:
             self._place(*placed)
-        values = [scaling[name] * factor for scaling, name, _ in self._scaled]
+        values = [scaling.get(name, 0.0) * factor for scaling, name, _ in self._scaled]
         if values != self._values:
             for (_, _, scaled), new, old in zip(self._scaled, values, self._values, strict=True):
                 if new != old:
@@ -131,4 +133,5 @@ def _without_scale(inputs: dict) -> tuple[float, dict]:
     options = inputs.get(KWARGS) or {}
     rest = {k: v for k, v in options.items() if k != "scale"}
     others = {k: v for k, v in inputs.items() if k != KWARGS}
-    return float(options.get("scale", 1.0)), {**others, KWARGS: rest} if rest else others
+    scale = options.get("scale")
+    return 1.0 if scale is None else float(scale), {**others, KWARGS: rest} if rest else others

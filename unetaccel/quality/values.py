@@ -11,6 +11,7 @@ from typing import TypedDict
 import torch
 
 from ..demo.scenes import Scenes
+from ..errors import SettingError
 
 
 class Value(TypedDict):
@@ -59,4 +60,6 @@ def _value(whole: float, per_seed: list[float]) -> Value:
 
 
 def _finite(value: float) -> float | None:
+    if math.isnan(value):
+        raise SettingError("a metric gave NaN: pictures or weights hold values that are no numbers")
     return float(value) if math.isfinite(value) else None

@@ -25,7 +25,10 @@ class Verdict:
 
 
 def verdict(result: QualityResult, row: Row, metric: str, cost: str = "equal_macs") -> Verdict | None:
-    """The row against the plain run of equal ``cost``; ``None`` where there is no rival or no score."""
+    """The row against the plain run of equal ``cost``; ``None`` without a rival or a score, or with one seed only,
+
+    whose spread is not known.
+    """
     rival = result.rival(row, cost)
     if rival is None or row.kind == "plain" or result.metrics[metric].better is None:
         return None
@@ -33,6 +36,8 @@ def verdict(result: QualityResult, row: Row, metric: str, cost: str = "equal_mac
     if ours is None or theirs is None:
         return None
     gain = _gain(result.metrics[metric], ours, theirs)
+    if math.isfinite(gain) and gain and None in (ours.sd, theirs.sd) and not (ours.identical or theirs.identical):
+        return None
     if abs(gain) <= math.hypot(ours.sd or 0, theirs.sd or 0):
         return Verdict(rival, "level", gain)
     return Verdict(rival, "row" if gain > 0 else "plain", gain)
@@ -55,7 +60,7 @@ def finding(result: QualityResult, metric: str) -> str:
     found = count(result, metric)
     total, label = sum(found.values()), result.metrics[metric].label
     if not total:
-        return f"No method row has a plain run of equal MACs to compare its {label} with."
+        return f"No method row can be judged by {label}: that takes a plain run of equal MACs, and at least two seeds."
     return (
         f"By {label}, the plain run of equal MACs is ahead of {found['plain']} of {total} method rows, "
         f"level with {found['level']} and behind {found['row']}."

@@ -55,17 +55,19 @@ class Store:
         Raises:
             WeightsError: a file is missing or damaged.
         """
-        return stacked([self.path(row, i) for i in range(len(self.jobs))], read_picture)
+        return stacked([self.path(row, i) for i in range(len(self.jobs))], read_picture, self.folder)
 
 
-def stacked(paths: list[Path], read: Callable[[Path], torch.Tensor]) -> torch.Tensor:
-    """Pictures of one size as one tensor, which lies in a file if it is large: metrics look at a part at a time."""
+def stacked(paths: list[Path], read: Callable[[Path], torch.Tensor], place: Path) -> torch.Tensor:
+    """Pictures of one size as one tensor. A large one lies in a nameless file in ``place``: metrics look at a part at a time."""
     first = read(paths[0])
     shape = (len(paths), *first.shape)
     if math.prod(shape) <= IN_MEMORY:
         pictures = torch.empty(shape, dtype=torch.uint8)
     else:
-        pictures = torch.from_numpy(np.memmap(tempfile.TemporaryFile(), dtype=np.uint8, mode="w+", shape=shape))  # noqa: SIM115 - lives as long as the tensor
+        pictures = torch.from_numpy(
+            np.memmap(tempfile.TemporaryFile(dir=place), dtype=np.uint8, mode="w+", shape=shape)
+        )  # noqa: SIM115 - lives as long as the tensor
     for i, path in enumerate(paths):
         pictures[i] = first if i == 0 else read(path)
     return pictures

@@ -65,7 +65,7 @@ def collect(
         "title": sweep.title,
         "model": sweep.model,
         "environment": times.environment or environment(pipe.unet.device),
-        "sweep": json.loads(json.dumps(sweep.as_dict())),
+        "sweep": json.loads(json.dumps(sweep.as_dict(), default=str)),
         "samples": {
             "prompts": len(store.jobs.prompts),
             "seeds": list(store.jobs.seeds),
@@ -155,7 +155,7 @@ def _describe(row: Row, sweep: Sweep, times: Times) -> dict:
 def _spread(values: list[float]) -> dict | None:
     if not values:
         return None
-    cuts = statistics.quantiles(values, n=5) if len(values) > 1 else values * 4
+    cuts = statistics.quantiles(values, n=5, method="inclusive") if len(values) > 1 else values * 4
     return {"median": _round(statistics.median(values)), "p20": _round(cuts[0]), "p80": _round(cuts[-1])}
 
 
@@ -175,7 +175,7 @@ def _real(sweep: Sweep, store: Store, size: tuple[int, int]) -> torch.Tensor | N
     files = sorted(p for p in Path(sweep.real).rglob("*") if p.suffix.lower() in PICTURES)
     if not files:
         raise SettingError(f"real: no picture ({', '.join(PICTURES)}) in {sweep.real!r}")
-    return stacked(files, lambda path: _cropped(read_picture(path), size))
+    return stacked(files, lambda path: _cropped(read_picture(path), size), store.folder)
 
 
 def _cropped(picture: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

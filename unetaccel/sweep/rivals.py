@@ -33,7 +33,8 @@ def rivals(rows: list[Row], accounts: dict[str, Account], wanted: tuple[str, ...
             if own and whole:
                 found[row.id]["equal_macs"] = row.plain(_steps(row.steps * own / whole, row.steps))
     if "equal_time" in wanted:
-        there = {r for r in rows if r.kind == "plain"} | {r for pair in found.values() for r in pair.values()}
+        pool = [*(r for r in rows if r.kind == "plain"), *(r for pair in found.values() for r in pair.values())]
+        there = sorted(dict.fromkeys(pool), key=lambda r: r.steps)  # one order in every process, whatever hashes say
         for row in told:
             steps = _steps_in_time(row, accounts)
             near = [r for r in there if r.solver == row.solver and r.steps <= row.steps]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from ..errors import SettingError
 from ..profiles import method_from
+from ..sampling import SCHEDULERS
 from .spec import Sweep
 
 PEERS = {"official_deepcache": ("interval", "branch")}
@@ -73,6 +74,10 @@ def expand(sweep: Sweep) -> list[Row]:
     Raises:
         SettingError: an unknown method or setting, a refused value, or two rows of one name.
     """
+    known = {None, *SCHEDULERS, *SCHEDULERS.values()}
+    strange = [solver for solver in sweep.solvers if solver not in known]
+    if strange:
+        raise SettingError(f"unknown solver {strange[0]!r}; known: {', '.join(SCHEDULERS)}, or their class names")
     rows = []
     for solver in sweep.solvers:
         counts = dict.fromkeys([*sweep.steps, *(steps for way in sweep.ways for steps in sweep.steps_of(way))])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict
@@ -43,7 +44,7 @@ def run_sweep(
         folder: pictures and times; run again with the same folder, nothing is done twice.
         out: the result file (JSON) to write, with a strip of pictures per row beside it.
         stages: some of ``time``, ``draw`` and ``judge``.
-        device: where to run; by default what accelerate finds.
+        device: where to run; by default a CUDA device for each process if there is one, else the CPU.
 
     Returns:
         The result, or None in processes other than the first and where ``judge`` is not asked for.
@@ -60,7 +61,7 @@ def run_sweep(
         raise SettingError(f"device {str(device)!r} is one device, for {state.num_processes} processes: leave it out")
     metrics = _metrics(sweep, device or state.device)  # fails before any work
     if state.is_main_process:
-        _claim(folder, sweep, torch.device(device or state.device).type if "draw" in stages else None)
+        _claim(folder, sweep, jobs, torch.device(device or state.device).type if "draw" in stages else None)
     pipe = _load(sweep, device or state.device)
     times = Times(folder / "times.json")
     state.wait_for_everyone()  # nobody loads any more
@@ -93,7 +94,7 @@ class Times:
     def load(self) -> None:
         """What the file holds, if there is one."""
         if self.path.is_file():
-            data = json.loads(self.path.read_text())
+            data = _read(self.path)
             accounts = {name: Account(**values) for name, values in data.pop("accounts").items()}
             self.__dict__.update(data, accounts=accounts)
 
@@ -167,25 +168,35 @@ def _draw(pipe, rows: list[Row], sweep: Sweep, store: Store, state, say: Say) ->
     draw(pipe, rows, sweep, store, state.process_index, state.num_processes, on_batch)
 
 
-def _claim(folder: Path, sweep: Sweep, device: str | None) -> None:
+def _claim(folder: Path, sweep: Sweep, jobs: Jobs, device: str | None) -> None:
     """Write down whose pictures these are, or refuse a folder of other ones.
 
     Args:
         device: the kind that will draw, which makes its own noise of a seed; None if nothing is drawn.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    file, own = folder / "sweep.json", json.loads(json.dumps(sweep.as_dict() | {"device": device}))
+    texts = hashlib.sha256("\n".join(jobs.prompts).encode()).hexdigest()
+    file = folder / "sweep.json"
+    own = json.loads(json.dumps(sweep.as_dict() | {"device": device, "prompt_texts": texts}, default=str))
     if file.is_file():
-        there = json.loads(file.read_text())
+        there = _read(file)
         own["device"] = device or there.get("device")
         there["device"] = there.get("device") or own["device"]
-        changed = [name for name in (*IDENTITY, "device") if there.get(name) != own[name]]
+        there.setdefault("prompt_texts", texts)
+        changed = [name for name in (*IDENTITY, "device", "prompt_texts") if there.get(name) != own[name]]
         if changed:
             name = changed[0]
             raise SettingError(
                 f"{str(folder)!r} holds pictures of a sweep with {name}={there.get(name)!r}, not {own[name]!r}: use another folder"
             )
     _write(file, own)
+
+
+def _read(file: Path) -> dict:
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise SettingError(f"{str(file)!r} is damaged ({error}): delete it and run the sweep again") from error
 
 
 def _write(file: Path, data: dict) -> None:
