@@ -137,7 +137,7 @@ def scored(result, **changes):
         ("frechet", (12.0, 0.3), (10.0, 0.4), "plain", -2.0),
         ("frechet", (10.0, 0.3), (10.5, 0.4), "level", 0.5),
         ("psnr", (30.0, 0.1), (29.0, 0.1), "row", 1.0),
-        ("psnr", (29.0, None), (30.0, None), "plain", -1.0),
+        ("psnr", (29.0, 0.1), (30.0, 0.1), "plain", -1.0),
         ("psnr", (None, None), (30.0, 0.1), "row", math.inf),
         ("psnr", (30.0, 0.1), (None, None), "plain", -math.inf),
         ("psnr", (None, None), (None, None), "level", 0.0),
@@ -154,6 +154,14 @@ def test_verdicts_know_the_direction_the_spread_and_identity(result, metric, row
 def test_a_missing_score_gives_no_verdict(result):
     result, ours = scored(result, row={"frechet": (1.0, 0.1)}, rival={"frechet": (None, None)})
     assert verdict(result, ours, "frechet") is None
+
+
+def test_one_seed_gives_no_verdict(result):
+    result, ours = scored(result, row={"frechet": (1.0, None)}, rival={"frechet": (9.0, None)})
+    assert verdict(result, ours, "frechet") is None
+    assert (
+        verdict(*scored(result, row={"frechet": (1.0, 0.1)}, rival={"frechet": (9.0, 0.1)}), "frechet").ahead == "row"
+    )
     assert verdict(result, ours, "psnr") is None
     assert verdict(result, result.plain(ours), "frechet") is None
 
