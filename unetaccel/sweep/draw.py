@@ -65,9 +65,8 @@ def stacked(paths: list[Path], read: Callable[[Path], torch.Tensor], place: Path
     if math.prod(shape) <= IN_MEMORY:
         pictures = torch.empty(shape, dtype=torch.uint8)
     else:
-        pictures = torch.from_numpy(
-            np.memmap(tempfile.TemporaryFile(dir=place), dtype=np.uint8, mode="w+", shape=shape)
-        )  # noqa: SIM115 - lives as long as the tensor
+        nameless = tempfile.TemporaryFile(dir=place)  # noqa: SIM115 - lives as long as the tensor
+        pictures = torch.from_numpy(np.memmap(nameless, dtype=np.uint8, mode="w+", shape=shape))
     for i, path in enumerate(paths):
         pictures[i] = first if i == 0 else read(path)
     return pictures
