@@ -18,7 +18,7 @@ from unetaccel.errors import SettingError, WeightsError
 from unetaccel.sweep import draw as drawing
 from unetaccel.sweep import run as running
 from unetaccel.sweep.draw import Store, draw
-from unetaccel.sweep.prompts import read_jobs, read_prompts
+from unetaccel.sweep.prompts import Jobs, read_jobs, read_prompts
 from unetaccel.sweep.rows import Row, expand
 from unetaccel.sweep.run import run_sweep
 from unetaccel.sweep.spec import PromptSource, read_sweep, sweep_from
@@ -83,6 +83,8 @@ def test_a_family_of_rows_may_have_steps_of_its_own():
         ({"timing": {"rounds": 3}}, "timing has no 'rounds'; it has batch, repeats, threads"),
         ({"dtype": "float8"}, "dtype must be float32, float16, bfloat16, got 'float8'"),
         ({"seeds": []}, "seeds must name at least one"),
+        ({"weights": ["w.pth"]}, "weights must be NAME: VALUE pairs, got ['w.pth']"),
+        ({"solvers": ["ddim", "eulr"]}, "unknown solver 'eulr'; known: ddim"),
         ({"batch": 0}, "batch must be an int of at least 1"),
         ({"prompts": "demo"}, "prompts must be NAME: VALUE pairs, got 'demo'"),
     ],
@@ -340,6 +342,17 @@ def test_a_folder_of_another_sweep_is_refused_and_more_rows_are_not(pipe, tmp_pa
         with pytest.raises((SettingError, WeightsError), match=message):
             run_sweep(settings, tmp_path / "new", say=str)
     assert not (tmp_path / "new").exists()
+
+
+def test_other_texts_in_the_same_prompt_file_are_other_pictures(tmp_path):
+    sweep = sweep_from(SMALL)
+    for _ in range(2):
+        running._claim(tmp_path, sweep, Jobs(("a", "b"), (0,)), "cpu")
+    with pytest.raises(SettingError, match="pictures of a sweep with prompt_texts="):
+        running._claim(tmp_path, sweep, Jobs(("b", "a"), (0,)), "cpu")
+    (tmp_path / "sweep.json").write_text("{")
+    with pytest.raises(SettingError, match=r"sweep\.json' is damaged"):
+        running._claim(tmp_path, sweep, Jobs(("a", "b"), (0,)), "cpu")
 
 
 def test_two_processes_draw_what_one_does(pipe, tmp_path):

@@ -60,33 +60,39 @@ def collect(
             described["metrics_to"] = {base.id: judge.to_plain(row, base) for base in bases}
         judged.append(described)
         say(f"judged {row.id} ({len(judged)} of {len(chosen)})")
-    result = {
+    columns = {name: info for metric in metrics for name, info in metric.columns.items()}
+    result = {**_head(sweep, times, store, size, pipe), "metrics": columns, "rows": judged}
+    if out is not None:
+        write_result(result, chosen, store, Path(out))
+    return result
+
+
+def _head(sweep: Sweep, times: Times, store: Store, size: tuple[int, int], pipe) -> dict:
+    """What was run, on which samples, where and how: all but the rows."""
+    jobs = store.jobs
+    return {
         "format": FORMAT,
         "title": sweep.title,
         "model": sweep.model,
         "environment": times.environment or environment(pipe.unet.device),
         "sweep": json.loads(json.dumps(sweep.as_dict(), default=str)),
         "samples": {
-            "prompts": len(store.jobs.prompts),
-            "seeds": list(store.jobs.seeds),
-            "images": len(store.jobs),
-            "source": store.jobs.source,
+            "prompts": len(jobs.prompts),
+            "seeds": list(jobs.seeds),
+            "images": len(jobs),
+            "source": jobs.source,
             "size": list(size),
-            "captions": list(store.jobs.prompts[:SHOWN]),
+            "captions": list(jobs.prompts[:SHOWN]),
         },
-        "metrics": {name: info for metric in metrics for name, info in metric.columns.items()},
         "timing": {
             "batch": times.images,
             "repeats": sweep.timing.repeats,
             "threads": sweep.timing.threads,
             "how": "whole calls in one process, each a ratio to the longest plain run shortly before it; "
             "median with the 20th and 80th percentile",
+            "bytes": "cached and peak memory are those of one call of `batch` pictures; MACs and seconds are per picture",
         },
-        "rows": judged,
     }
-    if out is not None:
-        write_result(result, chosen, store, Path(out))
-    return result
 
 
 class Judge:

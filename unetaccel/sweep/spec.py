@@ -88,6 +88,8 @@ class Sweep:
             check_count(f"timing.{name}", getattr(self.timing, name))
         if self.dtype not in DTYPES:
             raise SettingError(f"dtype must be {', '.join(DTYPES)}, got {self.dtype!r}")
+        for name in ("weights", "published"):
+            _mapping(getattr(self, name), name)
         unknown = [r for r in self.rivals if r not in RIVALS]
         if unknown:
             raise SettingError(f"rivals: {unknown[0]!r} is not one of {', '.join(RIVALS)}")

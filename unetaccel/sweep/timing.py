@@ -40,6 +40,7 @@ class Account:
     macs: float | None
     """Of one picture's whole run, U-Net only; None where they cannot be counted."""
     cached_bytes: int
+    """Of a call of ``timing.batch`` pictures, as is the next."""
     peak_memory_bytes: int | None
     ratios: list[float] = field(default_factory=list)
 
