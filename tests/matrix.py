@@ -8,6 +8,7 @@ cell that failed says so, and what a refusal says is the message that the test m
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import defaultdict
 from importlib import metadata
@@ -88,6 +89,7 @@ def note_pipelines_and_refusals(patched: pytest.MonkeyPatch, notes: dict[str, st
 
     apply, error = unetaccel.apply, unetaccel.UnsupportedModelError
 
+    @functools.wraps(apply)
     def noting(pipe, *args, **kwargs):
         notes.setdefault("pipeline", f"`{type(pipe).__name__}`")
         return apply(pipe, *args, **kwargs)
