@@ -29,7 +29,7 @@ def conditions(result: QualityResult | SpeedResult) -> str:
     """Samples, metrics, timing and environment as definition lists, and the sweep's settings."""
     data = result.data
     named = {
-        "Samples": _table(data.get("samples")),
+        "Samples": {k: v for k, v in _table(data.get("samples")).items() if k != "captions"},  # they stand under the pictures
         "Timing": _table(data.get("timing")) or {k: data[k] for k in ("steps", "batch", "dtype", "repeats") if k in data},
         "Environment": _table(data.get("environment")),
         "Metrics": {name: _metric(m) for name, m in result.metrics.items()} if isinstance(result, QualityResult) else {},
