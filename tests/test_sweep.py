@@ -355,20 +355,22 @@ def test_other_texts_in_the_same_prompt_file_are_other_pictures(tmp_path):
         running._claim(tmp_path, sweep, Jobs(("a", "b"), (0,)), "cpu")
 
 
-def test_two_processes_draw_what_one_does(pipe, tmp_path):
-    sweep, one = a_store(tmp_path / "one")
-    rows = expand(sweep)
-    draw(pipe, rows, sweep, one)
-    file = tmp_path / "sweep.json"  # JSON is YAML
-    file.write_text(json.dumps(SMALL))
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+def test_two_processes_draw_and_judge_what_one_does(tmp_path):
+    pytest.importorskip("torchmetrics")
+    settings = {**SMALL, "metrics": ["labels", "psnr"]}
+    (tmp_path / "sweep.json").write_text(json.dumps(settings))  # JSON is YAML
+    one = run_sweep(sweep_from(settings), tmp_path / "one", tmp_path / "first.json", ("draw", "judge"), say=str)
     script = Path(__file__).parents[1] / "bench" / "quality.py"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script),
-               str(file), "--folder", str(tmp_path / "two"), "--stage", "draw", "--stage", "judge"]  # fmt: skip
+               str(tmp_path / "sweep.json"), "--folder", str(tmp_path / "two"), "--out", str(tmp_path / "second.json"),
+               "--stage", "draw", "--stage", "judge"]  # fmt: skip
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=240)
     assert done.returncode == 0, done.stderr
-    two = Store(tmp_path / "two", one.jobs)
-    for row in rows:
-        assert pictures(two, row) == pictures(one, row)
-    result = json.loads((tmp_path / "two" / "result.json").read_text())
-    assert [row["id"] for row in result["rows"]] == [row.id for row in rows]
+    files = sorted(p.relative_to(tmp_path / "one") for p in (tmp_path / "one").rglob("*.png"))
+    assert len(files) == 3 * 10
+    for file in files:
+        assert (tmp_path / "two" / file).read_bytes() == (tmp_path / "one" / file).read_bytes()
+    two = json.loads((tmp_path / "second.json").read_text())
+    assert [{**row, "strip": ""} for row in two["rows"]] == [{**row, "strip": ""} for row in one["rows"]]
+    assert len(one["rows"]) == 3

@@ -32,49 +32,66 @@ SHOWN, SHOWN_SIDE = 12, 256
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
-def collect(
-    sweep: Sweep, rows: list[Row], times: Times, store: Store, metrics: list, pipe, out: Path | str | None,
-    say: Callable[[str], None] = print,
-) -> dict:  # fmt: skip
-    """Judge every row whose pictures are there, and write the result file if ``out`` is given."""
+def drawn_rows(sweep: Sweep, rows: list[Row], times: Times, store: Store, say: Callable[[str], None]) -> list[Row]:
+    """The rows and rivals of which every picture is there; tells which are not."""
     from .run import all_rows
 
-    wanted = all_rows(rows, times, sweep)
-    chosen = [row for row in wanted if not store.missing(row, [range(len(store.jobs))])]
-    if not chosen:
+    wanted, whole = all_rows(rows, times, sweep), [range(len(store.jobs))]
+    left_out = [row for row in wanted if store.missing(row, whole)]
+    for row in left_out:
+        say(f"left out: {row.id}, which is not drawn to its end (stage `draw`)")
+    if len(left_out) == len(wanted):
         raise SettingError("no row of this sweep is drawn yet: run the stage `draw` first")
-    for row in wanted:
-        if row not in chosen:
-            say(f"left out: {row.id}, which is not drawn to its end (stage `draw`)")
-    size = tuple(read_picture(store.path(chosen[0], 0)).shape[1:])
+    return [row for row in wanted if row not in left_out]
+
+
+def judge_rows(
+    sweep: Sweep, rows: list[Row], drawn: list[Row], times: Times, store: Store, metrics: list,
+    rank: int = 0, world: int = 1, say: Callable[[str], None] = print,
+) -> list[dict]:  # fmt: skip
+    """The result file's entries of this process's share of the ``drawn`` rows, every ``world``-th."""
     beside = rivals(rows, times.accounts, sweep.rivals)
     starts = dict.fromkeys(row.plain() for row in rows)
-    judge = Judge(store, metrics, _real(sweep, store, size))
+    judge = Judge(store, metrics, _real(sweep, store, picture_size(store, drawn)))
     judged = []
-    for row in chosen:
+    for row in drawn[rank::world]:
         described = _describe(row, sweep, times)
         described["rivals"] = {name: rival.id for name, rival in beside.get(row.id, {}).items()}
-        described["metrics"] = judge.metrics(row, _reference(row, chosen))
+        described["metrics"] = judge.metrics(row, _reference(row, drawn))
         if row.kind == "plain":
-            bases = [base for base in starts if base.solver == row.solver and base.steps > row.steps and base in chosen]
+            bases = [base for base in starts if base.solver == row.solver and base.steps > row.steps and base in drawn]
             described["metrics_to"] = {base.id: judge.to_plain(row, base) for base in bases}
         judged.append(described)
-        say(f"judged {row.id} ({len(judged)} of {len(chosen)})")
-    columns = {name: info for metric in metrics for name, info in metric.columns.items()}
-    result = {**_head(sweep, times, store, size, pipe), "metrics": columns, "rows": judged}
-    if out is not None:
-        write_result(result, chosen, store, Path(out))
-    return result
+        say(f"judged {row.id} ({len(judged)} of {len(drawn[rank::world])})")
+    return judged
 
 
-def _head(sweep: Sweep, times: Times, store: Store, size: tuple[int, int], pipe) -> dict:
+def assemble(
+    sweep: Sweep, drawn: list[Row], judged: list[dict], times: Times, store: Store, metrics: list, device
+) -> dict:
+    """The result file, from the entries of all processes."""
+    found = {described["id"]: described for described in judged}
+    return {
+        **_head(sweep, times, store, picture_size(store, drawn), device),
+        "metrics": {name: info for metric in metrics for name, info in metric.columns.items()},
+        "rows": [found[row.id] for row in drawn],
+    }
+
+
+def picture_size(store: Store, drawn: list[Row]) -> tuple[int, int]:
+    """Height and width of the pictures."""
+    height, width = read_picture(store.path(drawn[0], 0)).shape[1:]
+    return height, width
+
+
+def _head(sweep: Sweep, times: Times, store: Store, size: tuple[int, int], device) -> dict:
     """What was run, on which samples, where and how: all but the rows."""
     jobs = store.jobs
     return {
         "format": FORMAT,
         "title": sweep.title,
         "model": sweep.model,
-        "environment": times.environment or environment(pipe.unet.device),
+        "environment": times.environment or environment(device),
         "sweep": json.loads(json.dumps(sweep.as_dict(), default=str)),
         "samples": {
             "prompts": len(jobs.prompts),

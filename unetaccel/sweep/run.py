@@ -15,7 +15,7 @@ from ..errors import SettingError
 from ..sampling import set_scheduler
 from .draw import Store, draw
 from .prompts import Jobs, read_jobs
-from .result import collect
+from .result import assemble, drawn_rows, judge_rows, write_result
 from .rivals import anchor, rivals
 from .rows import Row, expand
 from .spec import Sweep
@@ -73,10 +73,28 @@ def run_sweep(
         chosen = all_rows(rows, times, sweep)
         _draw(pipe, chosen, sweep, Store(folder, jobs), state, say)
         state.wait_for_everyone()
-    if "judge" not in stages or not state.is_main_process:
+    return _judge(sweep, rows, times, Store(folder, jobs), metrics, state, out, say) if "judge" in stages else None
+
+
+def _judge(
+    sweep: Sweep, rows: list[Row], times: Times, store: Store, metrics: list, state, out, say: Say
+) -> dict | None:
+    """Every process judges its share of the rows; the first puts them together."""
+    from accelerate.utils import gather_object
+
+    drawn = drawn_rows(sweep, rows, times, store, say if state.is_main_process else _unsaid)
+    judged = judge_rows(sweep, rows, drawn, times, store, metrics, state.process_index, state.num_processes, say)
+    judged = gather_object(judged)
+    if not state.is_main_process:
         return None
-    result = collect(sweep, rows, times, Store(folder, jobs), metrics, pipe, out, say)
+    result = assemble(sweep, drawn, judged, times, store, metrics, state.device)
+    if out is not None:
+        write_result(result, drawn, store, Path(out))
     return result
+
+
+def _unsaid(text: str) -> None:
+    pass
 
 
 class Times:
