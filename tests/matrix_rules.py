@@ -183,7 +183,7 @@ RULES = (
         "schedules by rule over {0} of the noise levels",
     ),
     Rule("test_video", r"test_(.+)", "Pipelines", "{pipeline}", "{0}"),
-    Rule("test_other_families", r"test_(.+)", "Pipelines", "{pipeline}", "{0}"),
+    Rule("test_other_families", r"test_((?!the_).+)", "Pipelines", "{pipeline}", "{0}"),
     # --- add-ons
     Rule("test_addons", r"test_a_lora_loaded_before_apply", "Add-ons", "LoRA", "loaded, scaled, unloaded", BOTH[:1]),
     Rule(

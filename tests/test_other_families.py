@@ -116,6 +116,16 @@ def test_dreamlite_mobile(tiny):
     check(tiny, pipe, sampler(pipe, prompt="a"))
 
 
+def test_the_noise_levels_of_flow_matching():
+    """Rules see one scale whatever the scheduler: x = x0 + sigma noise, so that (1 - s) x0 + s noise has s / (1 - s)."""
+    from unetaccel.timeline import of_steps
+
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+    timesteps, sigmas = of_steps(scheduler, 10).read()
+    assert sigmas[0] == float("inf")
+    assert sigmas[5] == pytest.approx(timesteps[5] / (1000 - timesteps[5]), rel=1e-4)
+
+
 # --- sound -----------------------------------------------------------------------------------------------------------
 
 

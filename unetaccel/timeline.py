@@ -58,9 +58,13 @@ def timesteps_before(scheduler, share: float) -> int:
 def of_steps(scheduler, steps: int) -> Timeline:
     """The timeline that ``steps`` inference steps would have; the given scheduler is left alone."""
     scheduler = copy.deepcopy(scheduler)
-    shifted = {"mu": 0.0} if scheduler.config.get("use_dynamic_shifting") else {}  # by image size; moves no count
-    scheduler.set_timesteps(steps, **shifted)
+    by_size = _config(scheduler).get("use_dynamic_shifting")
+    scheduler.set_timesteps(steps, **({"mu": 0.0} if by_size else {}))  # which moves timesteps and adds none
     return of_scheduler(scheduler)
+
+
+def _config(scheduler) -> dict:
+    return getattr(scheduler, "config", {})
 
 
 def _name(scheduler) -> str:
@@ -73,6 +77,8 @@ def _levels(scheduler, visited: slice) -> tuple[list[float], list[float]]:
     sigmas = getattr(scheduler, "sigmas", None)
     if sigmas is not None and len(sigmas) in (len(timesteps), len(timesteps) + 1):
         levels = [float(s) for s in sigmas.tolist()]
+        if "FlowMatch" in type(scheduler).__name__ or _config(scheduler).get("use_flow_sigmas"):
+            levels = [s / (1 - s) if s < 1 else math.inf for s in levels]  # of (1 - s) x0 + s noise
     elif hasattr(scheduler, "alphas_cumprod"):
         alphas = scheduler.alphas_cumprod.tolist()
         levels = [_sigma(alphas[min(max(int(t), 0), len(alphas) - 1)]) for t in timesteps]
