@@ -6,8 +6,9 @@
 
 from .errors import AlreadyAppliedError, SettingError, UnetAccelError, UnsupportedModelError, WeightsError
 from .handle import Handle, Plan
-from .methods import DeepCache
+from .methods import DeepCache, SkipTuning
 from .patch import apply
+from .straddling import fold_errors
 from .summary import Summary
 
 __version__ = "0.1.0"
@@ -18,9 +19,11 @@ __all__ = [
     "Handle",
     "Plan",
     "SettingError",
+    "SkipTuning",
     "Summary",
     "UnetAccelError",
     "UnsupportedModelError",
     "WeightsError",
     "apply",
+    "fold_errors",
 ]

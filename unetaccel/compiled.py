@@ -15,19 +15,23 @@ from torch import nn
 from .errors import SettingError, UnsupportedModelError
 from .lora import LoraScales
 from .overlay import Fingerprint
+from .sites import Sites
 from .skips import resolve_cut, skip_table
-from .views import CachedStep, FullStep, Views, build_views, split_containers
+from .views import CachedStep, FullStep, Views, build_views, make_views, split_containers
 
 
-def compiled_views(unet: nn.Module, b: int, options: dict) -> Views:
+def compiled_views(unet: nn.Module, b: int | None, sites_of: Callable[[nn.Module], Sites], options: dict) -> Views:
     """Views of ``unet`` for cut ``b`` whose steps are compiled (``fullgraph=True``), each at its first call.
+
+    Args:
+        sites_of: the sites of an overlay of ``unet``.
 
     Raises:
         UnsupportedModelError: as ``build_views``.
     """
     scales = LoraScales(unet)
-    views = build_views(scales.unet, b)
-    split = split_containers(unet, views.skip)
+    views = make_views(scales.unet, b, sites_of(scales.unet))
+    split = split_containers(unet, views.skip, views.sites)
     views.fingerprint = Fingerprint(split, scales.containers())
     views.cached_fingerprint = Fingerprint(split, scales.containers(views.cached))
     views.full_step = compile_step(views.full_step, options, scales)

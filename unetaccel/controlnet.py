@@ -70,7 +70,7 @@ class ControlNetEngine:
 
 def controlnet_engine(controlnet: object, engine: Engine) -> ControlNetEngine | None:
     """An engine for what sits in ``pipe.controlnet``, or None for kinds that always run in full."""
-    if not isinstance(controlnet, nn.Module) or why_in_full(controlnet) is not None:
+    if engine.cut is None or not isinstance(controlnet, nn.Module) or why_in_full(controlnet) is not None:
         return None
     deep_enough = all(len(encoder_skips(p)) > engine.cut for p in _parts(controlnet))
     return ControlNetEngine(controlnet, engine) if deep_enough else None

@@ -14,12 +14,14 @@ from . import timeline as timelines
 from .compiled import check_compilable, compiled_views
 from .costs import auto_cut
 from .errors import SettingError, check_count
+from .layouts import layout_of
 from .methods import DeepCache, Method
 from .overlay import has_foreign_forward, refuse_replaced_forward
 from .run import Report, Run, active, current_run
-from .skips import Skip, resolve_cut, skip_table
+from .skip_edits import SkipEdits
+from .skips import Skip, resolve_cut
 from .timeline import Timeline
-from .views import Views, build_views
+from .views import Views, make_views
 
 
 class Engine:
@@ -37,11 +39,14 @@ class Engine:
     def __init__(self, unet: nn.Module, methods: tuple[Method, ...], compile: dict | None = None):
         self.original = unet
         self.methods = methods
-        self.reuse = _reuse(methods)
-        self.table = skip_table(unet)
+        self.layout = layout_of(unet)
+        reuse = _reuse(methods)
+        self.edits = SkipEdits([m for m in methods if m.role == "skips"], self.layout, unet)
+        self.reuse = reuse or DeepCache(interval=1)
         if has_foreign_forward(unet) and not hasattr(unet, "_hf_hook"):
             refuse_replaced_forward([unet], {id(unet): "the U-Net"})
-        self.cut = auto_cut(unet) if self.reuse.cut == "auto" else resolve_cut(self.reuse.cut, self.table)
+        self.cut = self._cut(unet) if reuse else None
+        """Where cached evaluations enter; None if nothing is reused."""
         self.removed = False
         self.remove: Callable[[], None] = lambda: setattr(self, "removed", True)
         """Puts everything back; set by ``patch.apply``."""
@@ -54,34 +59,55 @@ class Engine:
         self._lock = threading.Lock()
         self._warned = False
 
+    def _cut(self, unet: nn.Module) -> int:
+        return auto_cut(unet) if self.reuse.cut == "auto" else resolve_cut(self.reuse.cut, self.layout.skips)
+
     @property
-    def skip(self) -> Skip:
-        return self.table[self.cut]
+    def skip(self) -> Skip | None:
+        return None if self.cut is None else self.layout.skips[self.cut]
 
     def evaluate(self, args: tuple, kwargs: dict) -> object:
         """One call of the accelerated U-Net."""
         run = None if self.removed else current_run(self)
         if run is None:
-            self._warn_outside()
-            return self._forward(self.original, *args, **kwargs)
+            return self._evaluate_outside(args, kwargs)
         inputs = {**dict(zip(self._names, args, strict=False)), **kwargs}
         if len(inputs) < len(args) + len(kwargs) or not {"sample", "timestep"} <= inputs.keys():
             return self._forward(self.original, *args, **kwargs)  # a TypeError, in Python's own words
         return run.evaluate(inputs, lambda **inputs: self._run_plain(run, inputs))
 
     def _run_plain(self, run: Run, inputs: dict) -> object:
-        if self._compile is None:
+        if self._compile is None and not self.edits:
             return self._forward(self.original, **inputs)
-        return run.fresh_views().run_plain(inputs)
+        return run.run_plain(inputs)
 
     def _build(self) -> Views:
         if self._compile is None:
-            return build_views(self.original, self.cut)
+            return make_views(self.original, self.cut, self.edits.sites(self.original))
         check_compilable(self.original)  # again whenever the model has changed
-        return compiled_views(self.original, self.cut, self._compile)
+        return compiled_views(self.original, self.cut, self.edits.sites, self._compile)
+
+    def _evaluate_outside(self, args: tuple, kwargs: dict) -> object:
+        """A call that belongs to no sampling call: nothing is reused; skips are edited all the same."""
+        if self.removed:
+            return self._forward(self.original, *args, **kwargs)
+        if self.edits.need_timeline:
+            raise SettingError(
+                "a method with a time schedule was applied, but this call of the U-Net belongs to no sampling call. Call the "
+                "pipeline given to apply, or wrap your loop in `with handle.run(50, timesteps=..., sigmas=...):`"
+            )
+        if self.cut is not None:
+            self._warn_outside()
+        if not self.edits:
+            return self._forward(self.original, *args, **kwargs)
+        views = self._borrow()
+        try:
+            return views.run_plain({**dict(zip(self._names, args, strict=False)), **kwargs})
+        finally:
+            self._give_back(views)
 
     def _warn_outside(self) -> None:
-        if self.removed or self._warned:
+        if self._warned:
             return
         self._warned = True
         warnings.warn(
@@ -93,16 +119,19 @@ class Engine:
     @contextmanager
     def run(self, timeline: Callable[[], Timeline], streams: int | None = None) -> Iterator[Run]:
         """One sampling call: evaluations inside the block belong to it, in this thread."""
-        run = Run(self, self.reuse, self._borrow, timeline, streams)
+        run = Run(self, self.reuse, self._borrow, timeline, streams, self.edits.strengths)
         self.last = run
         try:
             with active(run):
                 yield run
         finally:
             if run.views is not None:
-                with self._lock:
-                    self._idle.append(run.views)
+                self._give_back(run.views)
             run.views = None
+
+    def _give_back(self, views: Views) -> None:
+        with self._lock:
+            self._idle.append(views)
 
     def _borrow(self) -> Views:
         """Views that no other thread is using; new ones if none is idle or the model has changed."""
@@ -123,7 +152,7 @@ class Engine:
         return self.reuse.flags(timelines.of_steps(scheduler, steps) if scheduler is not None else Timeline(steps))
 
 
-def _reuse(methods: tuple[Method, ...]) -> DeepCache:
+def _reuse(methods: tuple[Method, ...]) -> DeepCache | None:
     strangers = [m for m in methods if not isinstance(m, Method)]
     if strangers or not methods:
         raise SettingError(
@@ -133,4 +162,4 @@ def _reuse(methods: tuple[Method, ...]) -> DeepCache:
     reuse = [m for m in methods if m.role == "reuse"]
     if len(reuse) > 1:
         raise SettingError(f"at most one reuse method can be applied at a time, got {len(reuse)}: {reuse}")
-    return reuse[0]
+    return reuse[0] if reuse else None

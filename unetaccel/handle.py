@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 from torch import nn
@@ -11,7 +12,7 @@ from .errors import SettingError, check_count
 from .run import Run, current_run
 from .schedule import pattern
 from .summary import Summary, summarize
-from .timeline import Timeline
+from .timeline import of_numbers
 
 
 class Plan(tuple):
@@ -30,13 +31,16 @@ class Handle(AbstractContextManager):
     Attributes:
         unet: the accelerated U-Net (in a pipeline also ``pipe.unet``).
         pipe: the pipeline, or None for a bare U-Net.
-        cut: the skip index in use, after ``"auto"`` and foreign numberings were resolved.
+        cut: the skip index in use, after ``"auto"`` and foreign numberings were resolved; None if nothing is reused.
+        learned: what the methods can learn, by method and skip index: modules whose parameters are trained and saved. The
+            U-Net does not hold them.
     """
 
     def __init__(self, pipe, unet: nn.Module, engine: Engine):
         self.pipe = pipe
         self.unet = unet
         self.cut = engine.cut
+        self.learned = engine.edits.learned
         self._engine = engine
 
     @property
@@ -54,7 +58,13 @@ class Handle(AbstractContextManager):
     def __exit__(self, *exception) -> None:
         self.remove()
 
-    def run(self, evaluations: int, streams: int = 1) -> AbstractContextManager[Run]:
+    def run(
+        self,
+        evaluations: int,
+        streams: int = 1,
+        timesteps: Sequence[float] | None = None,
+        sigmas: Sequence[float] | None = None,
+    ) -> AbstractContextManager[Run]:
         """One sampling call of a loop of your own: ``with handle.run(50): ... handle.unet(x, t, ...)``.
 
         Args:
@@ -67,13 +77,14 @@ class Handle(AbstractContextManager):
         """
         check_count("run(evaluations)", evaluations)
         check_count("run(streams)", streams)
+        timeline = of_numbers(evaluations, timesteps, sigmas)
         open_run = current_run(self._engine)
         if open_run is not None and open_run.per_step is not None:
             raise SettingError(
                 "a run of this handle is open already in this thread, and evaluations could not be told apart. "
                 "Finish it first, or apply the methods to the U-Net a second time for the other loop"
             )
-        return self._engine.run(lambda: Timeline(evaluations), streams)
+        return self._engine.run(lambda: timeline, streams)
 
     def plan(self, steps: int) -> Plan:
         """Which evaluations would be full in a call of ``steps`` inference steps with the pipeline's scheduler.
@@ -101,4 +112,5 @@ class Handle(AbstractContextManager):
     def __repr__(self) -> str:
         target = type(self.pipe or self.unet).__name__
         state = "applied to" if self.is_applied else "removed from"
-        return f"<unetaccel {', '.join(map(repr, self.methods))} {state} {target}, cut {self.cut}>"
+        cut = "" if self.cut is None else f", cut {self.cut}"
+        return f"<unetaccel {', '.join(map(repr, self.methods))} {state} {target}{cut}>"

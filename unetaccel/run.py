@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 import torch
 
 from .clock import StepClock
+from .inputs import ADAPTER_STATES, MID_RESIDUAL, RESIDUALS
 from .methods import DeepCache
 from .timeline import Timeline
-from .views import ADAPTER_STATES, MID_RESIDUAL, RESIDUALS, Views
+from .views import Views
 
 MAX_STREAMS = 8
 
@@ -62,6 +63,7 @@ class Run:
         borrow: gives the views to run on; asked again whenever these are not current any more.
         timeline: what is known of the call once its timesteps are set.
         streams: evaluations per step, or None if ``step`` is called after each scheduler step.
+        strengths: from the timeline, how strongly each skip method acts at each evaluation.
     """
 
     def __init__(
@@ -71,12 +73,14 @@ class Run:
         borrow: Callable[[], Views],
         timeline: Callable[[], Timeline],
         streams: int | None = None,
+        strengths: Callable[[Timeline], list[list[float] | None]] = lambda timeline: [],
     ):
         self.owner = owner
         self.closed = False
         self.views: Views | None = None
         self.per_step = streams
         self._reuse, self._borrow, self._timeline = reuse, borrow, timeline
+        self._strengths_of, self._strengths = strengths, []
         self.restart()
 
     def restart(self) -> None:
@@ -137,11 +141,11 @@ class Run:
                 output = plain(**self._completed(inputs))
             elif full:
                 stream.feature = None  # freed before the pass, so that old and new never live side by side
-                output, stream.feature = self.fresh_views().run_full(self._completed(inputs))
+                output, stream.feature = self._views_for(inputs).run_full(self._completed(inputs))
                 stream.inputs = made_for
                 report.cached_bytes = max(report.cached_bytes, self._bytes())
             else:
-                output = self.fresh_views(cached=True).run_cached(inputs, stream.feature)
+                output = self._views_for(inputs, cached=True).run_cached(inputs, stream.feature)
         stream.condition = condition
         report.kinds[self._calls].append(full)
         return output
@@ -151,6 +155,7 @@ class Run:
         report = Report(
             timeline, self._reuse.flags(timeline), self._reuse.why_plain(timeline), inputs=structure(inputs)
         )
+        self._strengths = self._strengths_of(timeline)
         self._report = report
         if report.why_plain:
             _warn(f"{report.why_plain}. DeepCache(force=True) caches all the same.")
@@ -216,6 +221,18 @@ class Run:
         if self.views is None or not self.views.are_current(cached):
             self.views = self._borrow()
         return self.views
+
+    def _views_for(self, inputs: dict, cached: bool = False) -> Views:
+        """Fresh views, with the skip methods at the strength that they have at this evaluation."""
+        views = self.fresh_views(cached)
+        if self._strengths:
+            at = [None if table is None else table[min(self._index, len(table) - 1)] for table in self._strengths]
+            views.sites.set(at, inputs["sample"].device)
+        return views
+
+    def run_plain(self, inputs: dict) -> object:
+        """One evaluation of the whole U-Net with its skips edited, for which nothing is kept."""
+        return self._views_for(inputs).run_plain(inputs)
 
     def _bytes(self) -> int:
         return sum(s.feature.nbytes for s in self._streams if s.feature is not None)

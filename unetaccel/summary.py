@@ -14,8 +14,9 @@ class Summary:
     """What happened in the latest sampling call. Fields that need a call are None before the first one."""
 
     methods: tuple[str, ...]
-    cut: int
-    entry: str
+    cut: int | None
+    """None if nothing is reused."""
+    entry: str | None
     """The decoder layer at which cached evaluations enter."""
     pattern: str | None = None
     """``F`` and ``.`` for each evaluation of the first stream."""
@@ -43,7 +44,9 @@ class Summary:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     def __repr__(self) -> str:
-        lines = [f"unetaccel: {', '.join(self.methods)}", f"  cut        {self.cut} (enters at {self.entry})"]
+        lines = [f"unetaccel: {', '.join(self.methods)}"]
+        if self.cut is not None:
+            lines.append(f"  cut        {self.cut} (enters at {self.entry})")
         if self.pattern is None:
             return "\n".join([*lines, "  no sampling call yet"])
         streams = f", {self.streams} streams" if self.streams > 1 else ""
@@ -51,8 +54,9 @@ class Summary:
         lines.append(f"  calls      {self.full} full + {self.cached} cached{streams}")
         if self.plain_because:
             lines.append(f"  plain      {self.plain_because}")
-        lines.append(f"  cache      {self.cached_bytes:,} bytes")
-        if self.macs_share is not None:
+        if self.cut is not None:
+            lines.append(f"  cache      {self.cached_bytes:,} bytes")
+        if self.cut is not None and self.macs_share is not None:
             lines.append(
                 f"  MACs       {self.macs_share:.1%} of plain; a cached evaluation is {self.cached_macs_share:.1%} of a full one"
             )
@@ -65,7 +69,7 @@ class Summary:
 
 def summarize(engine: Engine) -> Summary:
     """The summary of the engine's latest run. Counts MACs once per shape of inputs; waits for CUDA timers."""
-    base = dict(methods=tuple(map(repr, engine.methods)), cut=engine.cut, entry=engine.skip.entry)
+    base = dict(methods=tuple(map(repr, engine.methods)), cut=engine.cut, entry=engine.skip and engine.skip.entry)
     report = engine.report()
     if report is None:
         return Summary(**base)
@@ -94,7 +98,7 @@ def _cost(engine: Engine, inputs) -> CutCost | None:
     """None where a twin of the model cannot be made or run (inputs that its config does not explain)."""
     if inputs not in engine.costs:
         try:
-            engine.costs[inputs] = next(cut_costs(engine.original, inputs, [engine.cut]))
+            engine.costs[inputs] = next(cut_costs(engine.original, inputs, [engine.cut or 0]))
         except Exception:  # whatever a strange model raises, the rest of the summary stands
             engine.costs[inputs] = None
     return engine.costs[inputs]

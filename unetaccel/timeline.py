@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from .errors import SettingError
 
 FEW_STEPS = 4
 DISTILLED = ("LCMScheduler", "TCDScheduler")
@@ -23,6 +25,21 @@ class Timeline:
     evaluations: int
     scheduler: str | None = None
     read: Callable[[], tuple[list[float], list[float]]] | None = None
+    horizon: float | None = None
+    """The timestep that counts as t = T; None where time is the noise level itself, as in EDM."""
+
+    def shares(self) -> list[float] | None:
+        """t / T of each evaluation, 1 at the noisiest end; None if timesteps are not known."""
+        timesteps, sigmas = self.read() if self.read else ([], [])
+        times, last = (sigmas, max(sigmas, default=0.0)) if self.horizon is None else (timesteps, self.horizon)
+        if len(times) != self.evaluations or not all(map(math.isfinite, times)) or not last:
+            return None
+        return [min(max(t / last, 0.0), 1.0) for t in times]
+
+    def sigmas(self) -> list[float] | None:
+        """The noise level of each evaluation, None if not known."""
+        levels = self.read()[1] if self.read else []
+        return None if len(levels) != self.evaluations or any(map(math.isnan, levels)) else levels
 
     @property
     def few_steps(self) -> str | None:
@@ -45,7 +62,30 @@ def of_scheduler(scheduler, evaluations: int | None = None, stop: int | None = N
     count = total - (begin or 0) if evaluations is None else evaluations
     if begin is None:
         begin = max((total if stop is None else stop) - count, 0)
-    return Timeline(count, _name(scheduler), lambda: _levels(scheduler, slice(begin, begin + count)))
+    visited = slice(begin, begin + count)
+    return Timeline(count, _name(scheduler), lambda: _levels(scheduler, visited), _horizon(scheduler))
+
+
+def of_numbers(evaluations: int, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None) -> Timeline:
+    """The timeline of a loop of one's own; timesteps count from a largest of 999.
+
+    Raises:
+        SettingError: not one number per evaluation.
+    """
+    given = {"timesteps": timesteps, "sigmas": sigmas}
+    levels = {name: [float(v) for v in values] for name, values in given.items() if values is not None}
+    for name, values in levels.items():
+        if len(values) != evaluations:
+            raise SettingError(
+                f"run({name}=...) has {len(values)} numbers for {evaluations} evaluations: give one for each"
+            )
+    read = (levels.get("timesteps", []), levels.get("sigmas", []))
+    return Timeline(evaluations, None, (lambda: read) if levels else None, 999.0 if "timesteps" in levels else None)
+
+
+def _horizon(scheduler) -> float | None:
+    config = _config(scheduler)
+    return None if "sigma_data" in config else float(config.get("num_train_timesteps", 1000) - 1)
 
 
 def timesteps_before(scheduler, share: float) -> int:

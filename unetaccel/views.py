@@ -14,13 +14,11 @@ import torch
 from torch import nn
 
 from .errors import UnsupportedModelError
+from .inputs import ADAPTER_STATES, MID_RESIDUAL, RESIDUALS
 from .offload import carry_hook, group_is_cut, refuse_streams
 from .overlay import Fingerprint, copied_containers, overlay, refuse_replaced_forward
+from .sites import NO_SITES, Sites
 from .skips import LAYER_LISTS, Skip, layers_of, skip_table
-
-RESIDUALS = "down_block_additional_residuals"  # ControlNet: one per skip
-MID_RESIDUAL = "mid_block_additional_residual"
-ADAPTER_STATES = "down_intrablock_additional_residuals"  # T2I-Adapter: one per down block
 
 
 class Port:
@@ -113,10 +111,12 @@ class Views:
     full: nn.Module
     cached: nn.Module
     port: Port
-    skip: Skip
+    skip: Skip | None
+    """Of the cut; None if there is none, and so no full and cached evaluations."""
     whole_blocks: int
     """Down blocks whose last layer the cached view still runs."""
     fingerprint: Fingerprint = field(repr=False)
+    sites: Sites = field(repr=False, default=NO_SITES)
 
     def __post_init__(self):
         self.full_step: Callable = FullStep(self.full, self.port)
@@ -127,19 +127,19 @@ class Views:
 
     def are_current(self, cached: bool = False) -> bool:
         """Whether the model is as it was when they were made; with ``cached``, as far as cached evaluations read it."""
-        return (self.cached_fingerprint if cached else self.fingerprint).is_current()
+        return (self.cached_fingerprint if cached else self.fingerprint).is_current() and self.sites.are_current()
 
     def run_full(self, inputs: dict) -> tuple[object, torch.Tensor]:
         """One full evaluation with keyword ``inputs``: the U-Net's output, and F of shape (N, C, H, W)."""
-        return self._call(self.full_step, inputs)
+        return self._call(self.full_step, self.sites.compensated(inputs))
 
     def run_cached(self, inputs: dict, feature: torch.Tensor) -> object:
         """One cached evaluation from ``feature``: the U-Net's output."""
-        return self._call(self.cached_step, {**self.relevant(inputs), "feature": feature})
+        return self._call(self.cached_step, {**self.sites.compensated(self.relevant(inputs)), "feature": feature})
 
     def run_plain(self, inputs: dict) -> object:
         """One evaluation of the whole U-Net, for which nothing is kept."""
-        return self.plain_step(**inputs)
+        return self.plain_step(**self.sites.compensated(inputs))
 
     def _call(self, step: Callable, inputs: dict) -> object:
         try:
@@ -162,27 +162,38 @@ class Views:
         return trimmed
 
 
-def build_views(unet: nn.Module, b: int) -> Views:
+def make_views(unet: nn.Module, b: int | None, sites: Sites) -> Views:
+    """``build_views`` for a cut, ``edited_views`` without one."""
+    return edited_views(unet, sites) if b is None else build_views(unet, b, sites)
+
+
+def build_views(unet: nn.Module, b: int, sites: Sites = NO_SITES) -> Views:
     """Both views of ``unet`` for cut ``b``. Builds a dozen small objects and copies no tensor.
+
+    Args:
+        sites: what stands for decoder layers in the views, by default nothing.
 
     Raises:
         UnsupportedModelError: see ``skips.check_supported``; or a block was patched by another tool.
     """
     skip = skip_table(unet)[b]
-    containers = split_containers(unet, skip)
+    containers = split_containers(unet, skip, sites)
     refuse_streams(unet)
     refuse_replaced_forward(containers[1:], {id(m): name for name, m in unet.named_modules()})
     _refuse_hooks(_split_blocks(unet, skip), skip)
     port, up = Port(), list(unet.up_blocks)
-    entry, above = up[skip.up_block], up[skip.up_block + 1 :]
-    head = up[: skip.up_block]
+    entry = up[skip.up_block]
+    head = [part(block, up, sites=sites) for block in up[: skip.up_block]]
+    above = [part(block, up, sites=sites) for block in up[skip.up_block + 1 :]]
     if skip.up_layer:
-        head.append(part(entry, up, 0, skip.up_layer, "upsamplers", after=False))
-    tail = part(entry, up, skip.up_layer, before=not skip.up_layer)
+        head.append(part(entry, up, 0, skip.up_layer, "upsamplers", after=False, sites=sites))
+    tail = part(entry, up, skip.up_layer, before=not skip.up_layer, sites=sites)
     full = overlay(unet, {"up_blocks": nn.ModuleList([*head, Tap(tail, port, reads=False), *above])})
     down = encoder_through(unet, skip.block, skip.layer)
     whole = len(down) - (skip.block >= 0 and not _takes_adapter(unet.down_blocks[skip.block], skip.layer))
-    tail = part(entry, [entry, *above], skip.up_layer)
+    running = up[skip.up_block :]
+    tail = part(entry, running, skip.up_layer, sites=sites)
+    above = [part(block, running, sites=sites) for block in running[1:]]
     cached = overlay(
         unet,
         {
@@ -191,14 +202,30 @@ def build_views(unet: nn.Module, b: int) -> Views:
             "up_blocks": nn.ModuleList([Tap(tail, port, reads=True), *above]),
         },
     )
-    return Views(unet, full, cached, port, skip, whole, Fingerprint(containers))
+    edited = (
+        overlay(unet, {"up_blocks": nn.ModuleList(part(block, up, sites=sites) for block in up)}) if sites else unet
+    )
+    return Views(edited, full, cached, port, skip, whole, Fingerprint(containers), sites)
 
 
-def split_containers(unet: nn.Module, skip: Skip) -> list[nn.Module]:
-    """The modules of ``unet`` that its views for the cut at ``skip`` copy."""
-    blocks = _split_blocks(unet, skip).items()
+def edited_views(unet: nn.Module, sites: Sites) -> Views:
+    """Views where nothing is reused: only plain evaluations, with sites in place of decoder layers.
+
+    Raises:
+        UnsupportedModelError: a block was patched by another tool.
+    """
+    containers = split_containers(unet, None, sites)
+    refuse_replaced_forward(containers[1:], {id(m): name for name, m in unet.named_modules()})
+    up = list(unet.up_blocks)
+    edited = overlay(unet, {"up_blocks": nn.ModuleList(part(block, up, sites=sites) for block in up)})
+    return Views(edited, edited, edited, Port(), None, 0, Fingerprint(containers), sites)
+
+
+def split_containers(unet: nn.Module, skip: Skip | None, sites: Sites) -> list[nn.Module]:
+    """The modules of ``unet`` that its views for the cut at ``skip``, with these sites, copy."""
+    blocks = _split_blocks(unet, skip).items() if skip is not None else ()
     lists = [f"{path}.{name}.0" for path, block in blocks for name in LAYER_LISTS if getattr(block, name, None)]
-    return copied_containers(unet, ["down_blocks.0", "up_blocks.0", *lists])
+    return copied_containers(unet, ["down_blocks.0", "up_blocks.0", *lists, *sites.paths])
 
 
 def _split_blocks(unet: nn.Module, skip: Skip) -> dict[str, nn.Module]:
@@ -247,16 +274,18 @@ def part(
     without: str | None = None,
     before: bool = True,
     after: bool = True,
+    sites: Sites = NO_SITES,
 ) -> nn.Module:
-    """``block`` with layers start..stop only, and without its resampler if ``without`` names it.
+    """``block`` with layers start..stop only, without its resampler if ``without`` names it, and with sites in their places.
 
     The block itself if that is all of it, unless it must stand in for another (see ``offload.carry_hook``, also for
     ``running``, ``before`` and ``after``).
     """
-    if start == 0 and without is None and not group_is_cut(block, running):
+    whole = start == 0 and without is None
+    if whole and not group_is_cut(block, running) and not sites.any_of(getattr(block, "resnets", ())):
         return block
     changes: dict[str, nn.Module | None] = {
-        name: nn.ModuleList(list(getattr(block, name))[layers_of(block, name, start, stop)])
+        name: nn.ModuleList(map(sites.of, list(getattr(block, name))[layers_of(block, name, start, stop)]))
         for name in LAYER_LISTS
         if getattr(block, name, None) is not None
     }

@@ -1,6 +1,7 @@
-"""The methods: frozen settings, one paper each. ``base`` states the contract."""
+"""The methods: frozen settings, one paper each. ``base`` and ``skip_method`` state the contract."""
 
 from .base import Method
 from .deepcache import DeepCache
+from .skip_tuning import SkipTuning
 
-__all__ = ["DeepCache", "Method"]
+__all__ = ["DeepCache", "Method", "SkipTuning"]

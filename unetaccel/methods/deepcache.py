@@ -73,7 +73,7 @@ class DeepCache(Method):
     def _full(self, timeline: Timeline):
         T = timeline.evaluations
         if callable(self.schedule):
-            levels = timeline.read() if timeline.read else ([None] * T, [None] * T)
+            levels = [known or [None] * T for known in (timeline.read() if timeline.read else ([], []))]
             return lambda i: self.schedule(i, levels[0][i], levels[1][i], T)
         if not isinstance(self.schedule, str):
             return schedules.explicit(T, self.schedule)

@@ -1,0 +1,51 @@
+"""Layout: where a model's skips are, and what the layers that consume them call their parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from .methods.skip_method import Place
+from .skips import Skip, skip_table
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The skips of one model, ordered by b."""
+
+    skips: tuple[Skip, ...]
+    site: Callable[..., nn.Module]
+    """Makes a site of a layer, its hidden width and its edits."""
+    inside: str = ""
+    """Path, with its dot, from the layer to the part that reads the skip."""
+    shortcut: str = "conv_shortcut"
+    """Name in that part of the projection around its nonlinear path."""
+    norm: str | None = "norm1"
+    """Name of the norm that the nonlinear path begins with; None if there is none."""
+
+    def part_of(self, layer: nn.Module) -> nn.Module:
+        """The part of a layer that reads the skip."""
+        return layer.get_submodule(self.inside.rstrip("."))
+
+    def places(self, unet: nn.Module) -> list[Place]:
+        """Every skip of ``unet``, the model itself or an overlay of it, as methods see it."""
+        n = len(self.skips)
+        return [
+            Place(s, n - 1 - s.b, n, self.part_of(unet.get_submodule(s.entry)), self.shortcut, self.norm)
+            for s in self.skips
+        ]
+
+
+def layout_of(unet: nn.Module) -> Layout:
+    """The layout of a supported model.
+
+    Raises:
+        UnsupportedModelError: the class, or one of its blocks, is not supported.
+    """
+    from .sites import SkipSite
+
+    table = tuple(skip_table(unet))
+    wrapped = hasattr(unet.get_submodule(table[0].entry), "spatial_res_block")
+    return Layout(table, SkipSite, inside="spatial_res_block." if wrapped else "")

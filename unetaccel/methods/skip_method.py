@@ -1,0 +1,87 @@
+"""What a method that edits skips offers: edits of a decoder layer's input, and parts of the layer to exchange."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from ..skips import Skip
+from ..timeline import Timeline
+from .base import Method
+
+
+class SkipEdit(nn.Module):
+    """An edit of what enters one decoder layer, made in place just before it.
+
+    ``forward(hidden, skip, strength)`` gets the backbone's part (N, C_hidden, H, W) and the skip (N, C_skip, H, W), views
+    of one tensor that nobody else reads, and ``strength``: None, or for a method with a time schedule a tensor of no
+    dimensions, 0 (neutral) to 1. It returns nothing.
+    """
+
+    def forward(self, hidden: torch.Tensor, skip: torch.Tensor, strength: torch.Tensor | None) -> None:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Place:
+    """One skip as a method sees it."""
+
+    skip: Skip
+    order: int
+    """In the order of consumption: 0 is the innermost skip, ``count - 1`` the outermost."""
+    count: int
+    layer: nn.Module
+    """The decoder layer that consumes it; of a video U-Net's layer the spatial part."""
+    shortcut: str
+    """Name in the layer of the projection around its nonlinear path."""
+    norm: str | None
+    """Name of the norm that its nonlinear path begins with, or None."""
+
+
+class SkipMethod(Method):
+    """Base of the methods that edit skips. The model's layers are never written to."""
+
+    role: ClassVar[str] = "skips"
+
+    def edits(self, places: Sequence[Place]) -> dict[int, SkipEdit]:
+        """By skip index b. Asked once per ``apply``, so what they learn outlives every view of the model.
+
+        Raises:
+            SettingError: the settings do not fit these places.
+        """
+        return {}
+
+    def parts(self, place: Place, strength: nn.Module | None) -> dict[str, nn.Module]:
+        """Children of the layer, by path inside it, that stand for its own; asked whenever views are made."""
+        return {}
+
+    def strengths(self, timeline: Timeline) -> list[float] | None:
+        """One number in 0..1 per evaluation, or None if the method acts alike at all of them."""
+        return None
+
+    def residual_factors(self, places: Sequence[Place]) -> list[float] | None:
+        """What a ControlNet's residuals are multiplied by to reach the decoder unscaled, per skip index; or None."""
+        return None
+
+
+def at_strength(factor: float, strength: torch.Tensor | None) -> float | torch.Tensor:
+    """A factor at this strength: 1 at 0, itself at 1."""
+    return factor if strength is None else 1 + strength * (factor - 1)
+
+
+def scaled(x: torch.Tensor, factor: float | torch.Tensor) -> torch.Tensor:
+    """``x * factor`` in the type of ``x``, rounded once, also where the factor is a float32 tensor."""
+    if isinstance(factor, torch.Tensor) and x.dtype != factor.dtype:
+        return (x.to(factor.dtype) * factor).to(x.dtype)
+    return x * factor
+
+
+def straddles(place: Place) -> bool:
+    """Whether a group of the layer's first norm holds channels of both the backbone and the skip."""
+    norm = getattr(place.layer, place.norm or "", None)
+    groups = getattr(norm, "num_groups", None)
+    return groups is not None and place.skip.hidden % ((place.skip.hidden + place.skip.channels) // groups) != 0

@@ -1,0 +1,64 @@
+"""What folding a scaled skip into the shortcut loses: the groups of a norm that hold both parts of its input.
+
+A GroupNorm undoes the scale of a group that lies in the skip altogether, up to its eps. Only a group that straddles
+the border between the parts, of which a layer has at most one, lets the scale through, and no constant weight can
+reproduce that.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from .layouts import layout_of
+from .methods.skip_method import Place, straddles
+from .methods.skip_tuning import SkipTuning
+
+
+@dataclass(frozen=True)
+class FoldError:
+    """Relative L2 differences of one decoder layer's output, on standard normal inputs."""
+
+    straddles: bool
+    effect: float
+    """Of scaling the skip, to not scaling it."""
+    error: float
+    """Of the fold, to scaling the skip."""
+
+
+def fold_errors(unet: nn.Module, method: SkipTuning, side: int = 8) -> dict[int, FoldError]:
+    """What ``SkipTuning(backend="fold")`` loses at each skip of ``unet`` that it scales, by skip index b.
+
+    Computed in float64 on copies of the layers, with inputs of ``side`` x ``side`` pixels whose channels are standard normal;
+    real features have other statistics, so this is the order of magnitude.
+
+    Raises:
+        UnsupportedModelError: see ``apply``.
+    """
+    places = layout_of(unet).places(unet)
+    rhos = method.rhos(len(places))
+    return {p.skip.b: _fold_error(p, rhos[p.skip.b], side) for p in places if rhos[p.skip.b] != 1}
+
+
+@torch.no_grad()
+def _fold_error(place: Place, rho: float, side: int) -> FoldError:
+    layer, hidden = copy.deepcopy(place.layer).cpu().double(), place.skip.hidden
+    generator = torch.Generator().manual_seed(place.skip.b)
+    x = torch.randn(1, hidden + place.skip.channels, side, side, generator=generator, dtype=torch.float64)
+    embedding = getattr(layer, "time_emb_proj", None)
+    condition = None if embedding is None else x.new_zeros(1, embedding.in_features)
+    plain = layer(x, condition)
+    weaker = x.clone()
+    weaker[:, hidden:] *= rho
+    scaled = layer(weaker, condition)
+    shortcut = getattr(layer, place.shortcut)
+    around = (lambda v: v) if shortcut is None else shortcut
+    folded = plain + (around(weaker) - around(x)) / layer.output_scale_factor
+    return FoldError(straddles(place), _relative(scaled, plain), _relative(folded, scaled))
+
+
+def _relative(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).norm() / b.norm())
