@@ -9,7 +9,7 @@ from PIL import Image
 
 from unetaccel.cli import options
 from unetaccel.demo.pipeline import WEIGHTS
-from unetaccel.methods import DeepCache
+from unetaccel.methods import DeepCache, SkipTuning
 
 
 def unetaccel(*arguments, ok: bool = True):
@@ -90,6 +90,17 @@ def test_a_pipeline_folder_and_unconditional_models(tmp_path, tiny):
     assert "F..F.." in result.stdout
 
 
+def test_skip_tuning_alone_and_with_a_cache(tmp_path):
+    out, options = tmp_path / "grid.png", ["--steps", 6, "--repeats", 1]
+    result = unetaccel("sample", "--skip-tuning", "0.8", "--compare", "--out", out, *options)
+    assert "FFFFFF  nothing is reused" in result.stdout
+    assert "for each prompt plain and edited, whose MACs are equal" in result.stdout
+    result = unetaccel(
+        "sample", "--skip-tuning", "rho_bottom=0.8,schedule=increasing", "--deepcache", "", "--out", out, *options
+    )
+    assert "F..F..  cut 0" in result.stdout
+
+
 def test_inspect_prints_every_skip():
     result = unetaccel("inspect")
     assert "up.2.2" in result.stdout
@@ -123,6 +134,9 @@ ERRORS = {
     "impossible latent size": (["inspect", "--model", "ddpm-cifar", "--latent", "30"], "cannot take inputs of shape"),
     "too many seeds": (["sample", "--seed", "0-1000000000"], "at most 100,000 seeds"),
     "force": (["sample", "--deepcache", "force=no"], "force must be True or False"),
+    "rho 0": (["sample", "--skip-tuning", "0"], "rho_bottom must be a finite number above 0"),
+    "no rho": (["sample", "--skip-tuning", "where=shortcut"], "skip_tuning needs rho_bottom"),
+    "unknown place": (["sample", "--skip-tuning", "0.8,where=mid"], "where must be 'concat', 'shortcut' or 'norm_out'"),
     "not a png": (["sample", "--out", "grid.jpeg"], "must end in .png"),
     "unknown model to inspect": (["inspect", "--model", "sd99"], "neither a hub id nor a known shape (sd15"),
 }
@@ -181,12 +195,14 @@ def test_version_and_doctor():
 
 
 def test_option_texts():
-    assert options.deepcache("") == DeepCache()
-    assert options.deepcache("interval=5, cut=auto, force=true, end=0.9") == DeepCache(
+    assert options.method("deepcache", "") == DeepCache()
+    assert options.method("deepcache", "interval=5, cut=auto, force=true, end=0.9") == DeepCache(
         interval=5, cut="auto", force=True, end=0.9
     )
-    assert options.deepcache("cache_interval=5,cache_branch_id=2") == DeepCache(interval=5, cut="helper:2")
-    assert options.deepcache("schedule=0+3+9") == DeepCache(schedule=[0, 3, 9])
+    assert options.method("deepcache", "cache_interval=5,cache_branch_id=2") == DeepCache(interval=5, cut="helper:2")
+    assert options.method("deepcache", "schedule=0+3+9") == DeepCache(schedule=[0, 3, 9])
+    assert options.method("skip_tuning", "0.8") == SkipTuning(0.8)
+    assert options.method("skip_tuning", "0.8,schedule=0.5+3") == SkipTuning(0.8, schedule=(0.5, 3))
     assert options.seeds("1,4-6") == [1, 4, 5, 6]
     assert options.size("512x768") == (512, 768)
     assert options.size("64") == (64, 64)

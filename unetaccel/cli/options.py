@@ -36,24 +36,31 @@ class Dtype(str, Enum):
 MAX_SEEDS = 100_000
 
 
-def deepcache(text: str) -> Method:
-    """``"interval=3,cut=1"`` as a ``DeepCache``; see ``method``."""
-    return method("deepcache", text, "--deepcache")
+def methods(**texts: str | None) -> tuple[Method, ...]:
+    """The methods whose option was given, each by its name; see ``method``."""
+    return tuple(method(name, text) for name, text in texts.items() if text is not None)
 
 
-def method(name: str, text: str, option: str) -> Method:
-    """``"interval=3,cut=1"`` as the method of this name; an empty text is its default.
+def method(name: str, text: str) -> Method:
+    """``"interval=3,cut=1"`` as the method of this name; an empty text is its default, a bare number its first setting.
 
     Lists are written with plus signs: ``schedule=0+3+9``. Names are as in ``profiles.method_from``.
     """
-    names = [f.name for f in fields(METHODS[name])]
+    option, names = f"--{name.replace('_', '-')}", [f.name for f in fields(METHODS[name])]
     settings = {}
+    first, comma, rest = text.partition(",")
+    if _is_number(first):
+        text = f"{names[0]}={first}{comma}{rest}"
     for part in filter(None, text.split(",")):
         key, equals, value = (s.strip() for s in part.partition("="))
         if not equals or key not in (*names, *FOREIGN):
             raise SettingError(f"{option} {text!r}: {part!r} is not NAME=VALUE with one of {', '.join(names)}")
         settings[key] = _value(value)
     return method_from(name, settings)
+
+
+def _is_number(text: str) -> bool:
+    return isinstance(_value(text), int | float) and not isinstance(_value(text), bool)
 
 
 def _value(text: str):

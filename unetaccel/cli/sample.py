@@ -1,4 +1,4 @@
-"""``unetaccel sample``: pictures from the demo or any U-Net pipeline, with DeepCache, next to the plain run."""
+"""``unetaccel sample``: pictures from the demo or any U-Net pipeline, with methods applied, next to the plain run."""
 
 from __future__ import annotations
 
@@ -48,6 +48,16 @@ def sample_command(
     deepcache: Annotated[
         str | None, typer.Option(help="Apply DeepCache: interval=3,cut=1,schedule=quad, ... (lists: schedule=0+3+9).")
     ] = None,
+    skip_tuning: Annotated[
+        str | None,
+        typer.Option(
+            help="Apply Skip-Tuning: rho_bottom=0.8, or only 0.8; rho_top=1,schedule=increasing,where=shortcut, ..."
+        ),
+    ] = None,
+    scalelong: Annotated[
+        str | None, typer.Option(help="Apply ScaleLong: mode=cs,kappa=0.9; mode=ls,weights=gates.safetensors; ...")
+    ] = None,
+    freeu: Annotated[str | None, typer.Option(help="Apply FreeU without FFT: b1=1.5,b2=1.6,s1=0.9,s2=0.2.")] = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="Sample plainly too, side by side, and time both.")
     ] = False,
@@ -56,12 +66,12 @@ def sample_command(
     images: Annotated[Path | None, typer.Option(help="Folder for the single images too.")] = None,
     format: Annotated[Format, typer.Option(help="How results are printed.")] = Format.text,
 ) -> None:
-    """Sample a grid of pictures, with DeepCache if asked, and say what it saved and what it changed."""
+    """Sample a grid of pictures, with the methods asked for, and say what they saved and what they changed."""
     from ..demo.pipeline import GUIDANCE
     from ..errors import SettingError
     from ..sampling import Settings, set_scheduler
 
-    methods = (options.deepcache(deepcache),) if deepcache is not None else ()
+    methods = options.methods(deepcache=deepcache, skip_tuning=skip_tuning, scalelong=scalelong, freeu=freeu)
     if compare and not methods:
         raise SettingError("--compare needs a method to compare with: add --deepcache interval=3,cut=0")
     options.writable(out, images)
@@ -125,7 +135,7 @@ def _sample(pipe, methods, jobs, settings, output: Output) -> None:
 
     with apply(pipe, *methods) if methods else nullcontext() as handle:
         if handle:
-            output.say(f"plan  {handle.plan(settings.steps)}  cut {handle.cut}")
+            output.say(_plan(handle, settings))
         with _progress(_steps(jobs, settings)) as on_step:
             pictures = sample(pipe, *jobs, settings, on_step)
         summary = handle.summary() if handle else None
@@ -141,17 +151,25 @@ def _sample(pipe, methods, jobs, settings, output: Output) -> None:
     output.say(f"wrote {output.grid} ({len(pictures)} images)")
 
 
+def _plan(handle, settings) -> str:
+    cut = "nothing is reused" if handle.cut is None else f"cut {handle.cut}"
+    return f"plan  {handle.plan(settings.steps)}  {cut}"
+
+
 def _compare(pipe, methods, jobs, settings, repeats: int, output: Output) -> None:
     from .. import apply
     from ..environment import environment
     from ..sampling import compare
 
     with apply(pipe, *methods) as handle:
-        output.say(f"plan  {handle.plan(settings.steps)}  cut {handle.cut}")
+        output.say(_plan(handle, settings))
     with _progress(2 * _steps(jobs, settings) + 2 * repeats * settings.steps) as on_step:  # the rival is shorter
         result = compare(pipe, methods, *jobs, settings, repeats, on_step)
-    titles = [f"plain, {settings.steps}", "cached", f"plain, {result.rival_steps}"]
-    output.write({"plain-": result.plain, "cached-": result.cached, "rival-": result.rival}, titles)
+    kind = "cached" if result.summary.cut is not None else "edited"
+    shown = {f"plain, {settings.steps}": ("plain-", result.plain), kind: (f"{kind}-", result.cached)}
+    if result.rival_steps != settings.steps:
+        shown[f"plain, {result.rival_steps}"] = ("rival-", result.rival)
+    output.write(dict(shown.values()), list(shown))
     numbers = result.as_dict()
     if output.format is Format.json:
         job = {"prompts": jobs[0], "seeds": jobs[1], "steps": settings.steps, "guidance": settings.guidance}
@@ -160,9 +178,11 @@ def _compare(pipe, methods, jobs, settings, repeats: int, output: Output) -> Non
         return
     rival = numbers["equal_macs_plain_run"]
     output.say(result.summary)
-    output.say(_row("cached", numbers["psnr_db"], numbers["speedup"]))
-    output.say(_row(f"plain, {rival['steps']} steps", rival["psnr_db"], rival["speedup"]))
-    output.say(f"wrote {output.grid}: for each prompt plain, cached, and plain at equal MACs")
+    output.say(_row(kind, numbers["psnr_db"], numbers["speedup"]))
+    if len(shown) == 3:
+        output.say(_row(f"plain, {rival['steps']} steps", rival["psnr_db"], rival["speedup"]))
+    last = ", and plain at equal MACs" if len(shown) == 3 else ", whose MACs are equal"
+    output.say(f"wrote {output.grid}: for each prompt plain and {kind}{last}")
 
 
 def _row(name: str, psnr: dict, speed: dict) -> str:
