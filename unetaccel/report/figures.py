@@ -24,10 +24,20 @@ PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1, ""))
 
 
 def write_figures(folder: Path, results: Sequence[QualityResult], metric: str | None = None) -> list[Path]:
-    """``<file>-<metric>-time.png`` and ``-macs.png`` for each result. Raises ``SettingError`` without matplotlib."""
+    """``<file>-<metric>-time.png`` and ``-macs.png`` for each result, or a heat map of the setting that it varies.
+
+    Raises:
+        SettingError: matplotlib is not installed.
+    """
+    from .heatmap import write_heatmaps
+
     written = []
     for result in results:
         leading = result.leading(metric)
+        maps = write_heatmaps(folder, result, leading) if leading else []
+        written += maps
+        if maps:  # of rows that cost alike
+            continue
         for name, axis in FILES.items() if leading else ():
             path = folder / f"{result.path.stem}-{leading}-{name}.png"
             if write_figure(path, result, leading, axis):
@@ -37,7 +47,7 @@ def write_figures(folder: Path, results: Sequence[QualityResult], metric: str | 
 
 def write_figure(path: Path, result: QualityResult, metric: str, axis: str) -> bool:
     """One figure of ``metric`` against ``axis`` (``"speedup"``, ``"seconds"`` or ``"macs"``); false if nothing can be drawn."""
-    pyplot = _pyplot()
+    pyplot = pyplot_without_screen()
     panels = [panel for panel in _panels(result, metric, axis) if panel]
     if not panels:
         return False
@@ -60,7 +70,8 @@ def write_figure(path: Path, result: QualityResult, metric: str, axis: str) -> b
     return True
 
 
-def _pyplot():
+def pyplot_without_screen():
+    """matplotlib's pyplot, drawing into files; raises ``SettingError`` where it is not installed."""
     try:
         import matplotlib
     except ImportError as error:

@@ -1,0 +1,136 @@
+"""Heat maps: one setting against the number of steps, each cell compared with the run that lacks the method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from .figures import INK, STYLE, pyplot_without_screen
+from .results import QualityResult
+from .rows import Metric, Row, number
+
+LEAST = 3
+"""So many values of a setting are worth a map."""
+COLUMNS = 4
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One map: rows are step counts, columns values of the setting, of which the last stands for the run without it."""
+
+    title: str
+    steps: tuple[int, ...]
+    values: tuple[float, ...]
+    cells: dict[tuple[int, float], Row]
+    """By steps and value."""
+
+
+def write_heatmaps(folder: Path, result: QualityResult, metric: str) -> list[Path]:
+    """``<file>-<metric>-<setting>.png``: for the setting that the sweep varies most, where there is one worth it."""
+    moving = moving_setting(result)
+    if moving is None:
+        return []
+    panels = panels_of(result, *moving)
+    path = folder / f"{result.path.stem}-{metric}-{moving[1]}.png"
+    _draw(path, result, metric, moving[1], panels)
+    return [path]
+
+
+def moving_setting(result: QualityResult) -> tuple[str, str] | None:
+    """(method, setting) with the most different numbers; a cache's interval and cut lie on axes of cost already."""
+    found: dict[tuple[str, str], set] = {}
+    for row in result.rows:
+        for method, settings in row.methods.items() if row.kind == "method" else ():
+            for key, value in settings.items() if isinstance(settings, dict) and method != "deepcache" else ():
+                if number(value) is not None:
+                    found.setdefault((method, key), set()).add(value)
+    best = max(found, key=lambda name: len(found[name]), default=None)
+    return best if best is not None and len(found[best]) >= LEAST else None
+
+
+def panels_of(result: QualityResult, method: str, key: str) -> list[Panel]:
+    """One panel for each solver and whatever else is applied; the run without the method stands at value 1."""
+    found: dict[tuple, dict[tuple[int, float], Row]] = {}
+    plain = {(row.solver, row.steps): row for row in result.rows if row.kind == "plain"}
+    for row in result.rows:
+        settings = row.methods.get(method)
+        if row.kind != "method" or not isinstance(settings, dict) or number(settings.get(key)) is None:
+            continue
+        rest = {k: v for k, v in settings.items() if k != key}
+        others = {name: v for name, v in row.methods.items() if name != method}
+        cells = found.setdefault((row.solver, str(others), str(rest), _words(others, rest)), {})
+        cells[row.steps, float(settings[key])] = row
+        if not others and (row.solver, row.steps) in plain:
+            cells.setdefault((row.steps, 1.0), plain[row.solver, row.steps])
+    return [
+        Panel(f"{solver}{words}", tuple(sorted({s for s, _ in cells})), tuple(sorted({v for _, v in cells})), cells)
+        for (solver, _, _, words), cells in found.items()
+    ]
+
+
+def _words(others: dict, rest: dict) -> str:
+    parts = [f"{name} {' '.join(f'{k} {v}' for k, v in (settings or {}).items())}" for name, settings in others.items()]
+    return "".join(f", {part}" for part in [*parts, *(f"{k} {v}" for k, v in rest.items())])
+
+
+def change(panel: Panel, metric: Metric, at: tuple[int, float]) -> float | None:
+    """How much better a cell is than the run without the method, as a share of that run's value; negative is worse."""
+    score, base = (
+        panel.cells[key].scores.get(metric.name) if key in panel.cells else None for key in (at, (at[0], 1.0))
+    )
+    if not (score and base and score.value is not None and base.value):
+        return None
+    return (score.value - base.value) / abs(base.value) * (-1 if metric.better == "lower" else 1)
+
+
+def best_value(panel: Panel, metric: Metric, steps: int) -> float | None:
+    """The setting whose metric is best at this number of steps."""
+    scores = {v: panel.cells[steps, v].scores.get(metric.name) for v in panel.values if (steps, v) in panel.cells}
+    known = {v: s.value for v, s in scores.items() if s and s.value is not None}
+    choose = min if metric.better == "lower" else max
+    return choose(known, key=known.__getitem__, default=None)
+
+
+def _draw(path: Path, result: QualityResult, name: str, key: str, panels: list[Panel]) -> None:
+    pyplot, metric = pyplot_without_screen(), result.metrics[name]
+    changes = [abs(c) for p in panels for at in p.cells if (c := change(p, metric, at)) is not None]
+    limit = max(sorted(changes)[int(0.9 * (len(changes) - 1))], 0.02) if changes else 1
+    columns = min(COLUMNS, len(panels))
+    lines = -(-len(panels) // columns)
+    with pyplot.rc_context(STYLE | {"axes.grid": False}):
+        figure, plots = pyplot.subplots(lines, columns, figsize=(4.6 * columns, 1.2 + 2.8 * lines), squeeze=False)
+        for plot in plots.flat[len(panels) :]:
+            plot.set_axis_off()
+        for plot, panel in zip(plots.flat, panels, strict=False):
+            _panel(plot, panel, metric, key, limit)
+        sign = "lower" if metric.better == "lower" else "higher"
+        figure.suptitle(
+            f"{metric.label} ({sign} is better); green: better than without the method, framed: best of its steps",
+            x=0.01,
+            ha="left",
+        )
+        figure.tight_layout()
+        figure.savefig(path, dpi=110)
+        pyplot.close(figure)
+
+
+def _panel(plot, panel: Panel, metric: Metric, key: str, limit: float) -> None:
+    from matplotlib.patches import Rectangle
+
+    grid = [[change(panel, metric, (s, v)) for v in panel.values] for s in panel.steps]
+    shown = [[float("nan") if c is None else c for c in line] for line in grid]
+    plot.imshow(shown, cmap="RdYlGn", vmin=-limit, vmax=limit, aspect="auto")
+    for i, steps in enumerate(panel.steps):
+        best = best_value(panel, metric, steps)
+        for j, value in enumerate(panel.values):
+            row = panel.cells.get((steps, value))
+            score = row and row.scores.get(metric.name)
+            if score and score.value is not None:
+                plot.text(j, i, f"{score.value:.3g}", ha="center", va="center", color=INK, fontsize=11)
+            if value == best:
+                plot.add_patch(Rectangle((j - 0.47, i - 0.46), 0.94, 0.92, fill=False, edgecolor=INK, linewidth=2))
+    plot.set_xticks(range(len(panel.values)), ["none" if v == 1 else f"{v:g}" for v in panel.values])
+    plot.set_yticks(range(len(panel.steps)), map(str, panel.steps))
+    plot.set_xlabel(key)
+    plot.set_ylabel("steps")
+    plot.set_title(panel.title, loc="left", fontsize=12)
