@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from ..errors import SettingError
 from ..sampling import set_scheduler
 from .draw import Store, draw
+from .lock import folder_lock
 from .prompts import Jobs, read_jobs
 from .result import assemble, drawn_rows, judge_rows, write_result
 from .rivals import anchor, rivals
@@ -50,7 +52,7 @@ def run_sweep(
         The result, or None in processes other than the first and where ``judge`` is not asked for.
 
     Raises:
-        SettingError: the sweep does not fit the model, or ``folder`` belongs to a different one.
+        SettingError: the sweep does not fit the model, ``folder`` belongs to a different one, or another run is in it.
     """
     from accelerate import PartialState
 
@@ -59,21 +61,22 @@ def run_sweep(
     state = PartialState(cpu=not torch.cuda.is_available() or str(device) == "cpu", timeout=timedelta(days=7))
     if device is not None and torch.device(device).index is not None and state.num_processes > 1:
         raise SettingError(f"device {str(device)!r} is one device, for {state.num_processes} processes: leave it out")
-    metrics = _metrics(sweep, device or state.device)  # fails before any work
-    if state.is_main_process:
-        _claim(folder, sweep, jobs, torch.device(device or state.device).type if "draw" in stages else None)
-    pipe = _load(sweep, device or state.device)
-    times = Times(folder / "times.json")
-    state.wait_for_everyone()  # nobody loads any more
-    if "time" in stages and state.is_main_process:
-        measure(pipe, sweep, jobs, rows, times, say)
-    state.wait_for_everyone()
-    times.load()
-    if "draw" in stages:
-        chosen = all_rows(rows, times, sweep)
-        _draw(pipe, chosen, sweep, Store(folder, jobs), state, say)
+    device = device or state.device
+    metrics = _metrics(sweep, device)  # fails before any work
+    with folder_lock(folder) if state.is_main_process else nullcontext():
+        if state.is_main_process:
+            _claim(folder, sweep, jobs, torch.device(device).type if "draw" in stages else None)
+        pipe = _load(sweep, device)
+        times, store = Times(folder / "times.json"), Store(folder, jobs)
+        state.wait_for_everyone()  # nobody loads any more
+        if "time" in stages and state.is_main_process:
+            measure(pipe, sweep, jobs, rows, times, say)
         state.wait_for_everyone()
-    return _judge(sweep, rows, times, Store(folder, jobs), metrics, state, out, say) if "judge" in stages else None
+        times.load()
+        if "draw" in stages:
+            _draw(pipe, all_rows(rows, times, sweep), sweep, store, state, say)
+            state.wait_for_everyone()
+        return _judge(sweep, rows, times, store, metrics, state, out, say) if "judge" in stages else None
 
 
 def _judge(
