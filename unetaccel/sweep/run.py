@@ -22,9 +22,21 @@ from .rivals import anchor, rivals
 from .rows import Row, expand
 from .spec import Sweep
 from .timing import Account, Stopwatch
+from .ways import applied
 
 STAGES = ("time", "draw", "judge")
-IDENTITY = ("model", "prompts", "seeds", "spacing", "guidance", "size", "negative_prompt", "dtype", "batch")
+IDENTITY = (
+    "model",
+    "prompts",
+    "seeds",
+    "spacing",
+    "scheduler",
+    "guidance",
+    "size",
+    "negative_prompt",
+    "dtype",
+    "batch",
+)
 """What may not change under a folder of pictures; rows and metrics may come and go."""
 
 Say = Callable[[str], None]
@@ -64,9 +76,9 @@ def run_sweep(
     device = device or state.device
     metrics = _metrics(sweep, device)  # fails before any work
     with folder_lock(folder) if state.is_main_process else nullcontext():
+        pipe = _load(sweep, device)  # before the claim: a sweep that does not fit its model claims no folder
         if state.is_main_process:
             _claim(folder, sweep, jobs, torch.device(device).type if "draw" in stages else None)
-        pipe = _load(sweep, device)
         times, store = Times(folder / "times.json"), Store(folder, jobs)
         state.wait_for_everyone()  # nobody loads any more
         if "time" in stages and state.is_main_process:
@@ -204,6 +216,7 @@ def _claim(folder: Path, sweep: Sweep, jobs: Jobs, device: str | None) -> None:
         own["device"] = device or there.get("device")
         there["device"] = there.get("device") or own["device"]
         there.setdefault("prompt_texts", texts)
+        there.setdefault("scheduler", {})
         changed = [name for name in (*IDENTITY, "device", "prompt_texts") if there.get(name) != own[name]]
         if changed:
             name = changed[0]
@@ -250,4 +263,7 @@ def _load(sweep: Sweep, device):
     pipe.set_progress_bar_config(disable=True)
     if sweep.spacing is not None:
         set_scheduler(pipe, None, sweep.spacing)
+    for solver in sweep.solvers:
+        with applied(pipe, Row(solver, 1), sweep.scheduler):  # raises where a solver has no such setting
+            pass
     return pipe
