@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from ..errors import SettingError
+from ..quality.moments import is_statistics
 from ..sampling import set_scheduler
 from .draw import Store, draw
 from .lock import folder_lock
@@ -244,12 +245,14 @@ def _metrics(sweep: Sweep, device: str | torch.device) -> list:
     """The sweep's metrics, with their networks loaded; raises for what they will lack."""
     if not sweep.metrics:
         return []
-    from ..quality.metrics import build_metrics
+    from ..quality.metrics import build_metrics, real_moments
 
     metrics = build_metrics(list(sweep.metrics), model=sweep.model, device=device, **sweep.weights)
     to_real = [m.name for m in metrics if m.info["to"] == "real"]
     if to_real and sweep.real is None and sweep.prompts.source != "demo":
         raise SettingError(f"metric {to_real[0]!r} is a distance to real pictures: name a folder of them with `real:`")
+    if to_real and is_statistics(sweep.real):
+        real_moments(sweep.real, to_real)
     return metrics
 
 

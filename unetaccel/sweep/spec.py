@@ -49,7 +49,8 @@ class Sweep:
         rivals: plain runs added for every row, of as many MACs and of as much time.
         metrics: names, see ``quality.metrics.KINDS``.
         weights: local files that metrics need: ``{"inception": file, "clip": folder, "alexnet": file}``.
-        real: folder of real pictures for metrics that want them; the demo draws its own.
+        real: folder of real pictures for metrics that want them, or an ``.npz`` with the ``mu`` and ``sigma`` of their
+            features (pytorch-fid, ADM), which is enough for Frechet distances; the demo draws its own.
         published: ``{row id: {metric: figure, "source": where}}``, shown beside what is measured.
 
     Raises:
