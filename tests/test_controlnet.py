@@ -127,6 +127,29 @@ def test_a_call_that_turns_plain_gets_all_residuals(tiny):
     assert torch.equal(ours, expected)
 
 
+def test_residuals_made_in_full_are_left_alone(tiny):
+    """At the deepest cut a shortened ControlNet makes as many residuals as a whole one."""
+    pipe, deepest = tiny.controlnet_pipe(), 8
+    unet, net = pipe.unet, pipe.controlnet
+    text, image = torch.ones(1, 7, 32), torch.rand(1, 3, 128, 128)
+
+    def evaluate(unet, net, x, t):
+        t = torch.tensor(t)
+        down, mid = net(x, t, text, controlnet_cond=image, return_dict=False)
+        residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
+        return unet(x, t, text, **residuals, return_dict=False)[0]
+
+    other = torch.full((1, 4, 16, 16), 0.3)
+    handle = unetaccel.apply(pipe, DeepCache(interval=3, cut=deepest))
+    with handle._engine.run(lambda: Timeline(6)) as run:
+        evaluate(pipe.unet, pipe.controlnet, torch.ones(1, 4, 16, 16), 500)
+        run.step()
+        evaluate(pipe.unet, pipe.controlnet, torch.zeros(1, 4, 16, 16), 400)  # cached, beside a shortened ControlNet
+        ours = evaluate(pipe.unet, net, other, 400)  # a second stream begins, with a ControlNet that ran whole
+    assert handle._engine.report().kinds == [[True, False], [True]]
+    assert torch.equal(ours, evaluate(unet, net, other, 400))
+
+
 def test_control_that_starts_and_stops(tiny):
     pipe = tiny.controlnet_pipe()
     window = {"control_guidance_start": 0.2, "control_guidance_end": 0.6, **options(1)}

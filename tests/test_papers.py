@@ -14,7 +14,7 @@ from unetaccel.profiles import METHODS
 from unetaccel.quality.metrics import KINDS
 from unetaccel.schedule import quad, uniform
 from unetaccel.sweep import rows
-from unetaccel.sweep.run import run_sweep
+from unetaccel.sweep.run import IDENTITY, run_sweep
 from unetaccel.sweep.spec import PromptSource, TimingPlan, read_sweep
 from unetaccel.sweep.ways import applied
 
@@ -63,6 +63,21 @@ def test_metrics_are_known_and_their_weights_named(name):
     needed = {KINDS[metric].weights for metric in sweep.metrics} - {None}
     assert needed == sweep.weights.keys()
     assert (sweep.real is not None) == any(KINDS[metric].to == "real" for metric in sweep.metrics)
+
+
+def test_tables_2_and_12_can_share_a_folder():
+    one, other = (read_sweep(PAPERS / f"deepcache-table{table}.yaml") for table in ("2-cifar10", "12"))
+    assert one.scheduler == {"clip_sample": False}
+    assert all(getattr(one, name) == getattr(other, name) for name in IDENTITY)
+
+
+def test_what_is_not_measured_is_said():
+    """Figures without a column of ours are those that the README names, or costs that ours stand beside."""
+    beside = {"gmacs_per_step", "images_per_second", "speedup", "speedup_to_50_steps", "source"}
+    published = {key for name in SWEEPS for figures in read_sweep(PAPERS / name).published.values() for key in figures}
+    unmeasured = published - KINDS.keys() - {key for key in published if key.startswith("clip_table")} - beside
+    assert unmeasured == {"sfid", "inception_score", "precision", "recall"}
+    assert "sFID, Inception score, precision and recall are not measured" in (PAPERS / "README.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize("name", WAITING)

@@ -58,6 +58,23 @@ def test_rows_are_every_combination_plain_first_and_named_by_their_settings():
     assert rows[4].group == {"method": "deepcache", "cut": 1, "schedule": "uniform"}
 
 
+def test_rows_that_differ_never_share_a_folder():
+    settings = [
+        *[{"cut": cut} for cut in ("paper:3", "paper_3", "paper/3", "paper 3", "Paper:3", "up_blocks.1", "3", 3, [3])],
+        *[{"schedule": value} for value in ("quad", ["quad"], [1, 2], ["1", "2"], ["1+2"], [[1], 2], "quad_real")],
+        *[{"schedule": [*range(200), last]} for last in (300, 301)],
+    ]
+    names = [Row("ddim", 50, {"deepcache": each}).id for each in settings]
+    assert len(set(map(str.lower, names))) == len(settings)  # some file systems take a and A for one
+    assert max(map(len, names)) == 120
+    assert not set("".join(names)) & set(' /:\\"[],')
+    assert names[settings.index({"cut": "paper:3"})] == "ddim-50-deepcache-paper_3"
+    assert names[settings.index({"schedule": "quad_real"})] == "ddim-50-deepcache-quad_real"
+    assert names[settings.index({"cut": "paper/3"})].startswith("ddim-50-deepcache-paper_3-")
+    weights = [Row(None, 50, {"maskunet": {"weights": path}}).id for path in ("w/a.safetensors", "w_a.safetensors")]
+    assert weights == [f"own-50-maskunet-w_a.safetensors-{code}" for code in ("c2f608a6", "f28d2c07")]
+
+
 def test_a_family_of_rows_may_have_steps_of_its_own():
     ways = [{"deepcache": {"interval": 2}}, {"steps": 20, "deepcache": {"interval": 3}}, {"steps": [5, 10]}]
     rows = expand(sweep_from({**SMALL, "steps": 10, "ways": ways}))

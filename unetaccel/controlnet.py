@@ -58,7 +58,7 @@ class ControlNetEngine:
             self._refresh()
         residuals, mid = self._forward(self._view, **inputs)
         if self._view is not self.original:
-            run.expect_residuals(len(residuals), lambda: self._run_whole(inputs))
+            run.expect_residuals(lambda: self._run_whole(inputs))
         return residuals, mid
 
     def _run_whole(self, inputs: dict) -> object:

@@ -190,23 +190,23 @@ class Run:
             return False
         return not self._report.planned[self._index] and self._streams[self._calls].feature is not None
 
-    def expect_residuals(self, count: int, complete: Callable[[], tuple[list, torch.Tensor]]) -> None:
-        """A ControlNet made only the first ``count`` residuals for the next evaluation; ``complete`` makes them all.
+    def expect_residuals(self, complete: Callable[[], tuple[list, torch.Tensor]]) -> None:
+        """A ControlNet made only what the next evaluation is to read, and a mid residual of no dimensions.
 
-        Not kept on the residuals themselves: offload hooks copy what passes them.
+        ``complete`` makes all residuals. Not kept on them: offload hooks copy what passes them.
         """
-        self._residuals, self._unread = (count, complete), True
+        self._residuals, self._unread = complete, True
 
     def _forget_residuals(self) -> None:
-        self._residuals: tuple[int, Callable] | None = None
+        self._residuals: Callable | None = None
         self._unread = False
 
     def _completed(self, inputs: dict) -> dict:
         """The inputs with all residuals, for an evaluation that must be full though a cached one was expected."""
-        residuals = inputs.get(RESIDUALS)
-        if residuals is None or self._residuals is None or len(residuals) != self._residuals[0]:
+        mid = inputs.get(MID_RESIDUAL)
+        if self._residuals is None or not isinstance(mid, torch.Tensor) or mid.ndim:  # made in full after all
             return inputs
-        down, mid = self._residuals[1]()
+        down, mid = self._residuals()
         return {**inputs, RESIDUALS: down, MID_RESIDUAL: mid}
 
     def _is_full(self, stream: Stream, made_for: object, condition: int | None) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from statistics import median
@@ -55,15 +55,18 @@ class Settings:
 SPACINGS = ("leading", "linspace", "trailing")
 
 
-def set_scheduler(pipe, name: str | None = None, spacing: str | None = None) -> None:
+def set_scheduler(
+    pipe, name: str | None = None, spacing: str | None = None, overrides: Mapping[str, object] | None = None
+) -> None:
     """Give ``pipe`` the scheduler of this short or class name, with its present configuration.
 
     Args:
         name: a key or value of ``SCHEDULERS``; None keeps the kind.
         spacing: diffusers' ``timestep_spacing``; None keeps the configured one.
+        overrides: values of the scheduler's configuration that differ from the present ones, by diffusers' names.
 
     Raises:
-        SettingError: the name or the spacing is not known.
+        SettingError: the name or the spacing is not known, or the scheduler has no such override or refuses its value.
     """
     if spacing not in (None, *SPACINGS):
         raise SettingError(f"unknown spacing {spacing!r}; known: {', '.join(SPACINGS)}")
@@ -73,7 +76,24 @@ def set_scheduler(pipe, name: str | None = None, spacing: str | None = None) -> 
     if name not in known:
         raise SettingError(f"unknown scheduler {name!r}; known: {', '.join(SCHEDULERS)}, or their class names")
     changes = {} if spacing is None else {"timestep_spacing": spacing}
-    pipe.scheduler = getattr(diffusers, known[name]).from_config(pipe.scheduler.config, **changes)
+    kind = getattr(diffusers, known[name])
+    if overrides:
+        _check_overrides(kind, overrides)
+    try:
+        pipe.scheduler = kind.from_config(pipe.scheduler.config, **changes, **(overrides or {}))
+    except (NotImplementedError, TypeError, ValueError) as error:
+        if not overrides:
+            raise
+        said = str(error).partition("\n")[0]
+        raise SettingError(f"{kind.__name__} refuses the overrides {dict(overrides)}: {said}") from error
+
+
+def _check_overrides(kind: type, overrides: Mapping[str, object]) -> None:
+    """Raise for a key that is not in a scheduler's configuration: ``from_config`` would pass over it in silence."""
+    has = [key for key in inspect.signature(kind.__init__).parameters if key not in ("self", "kwargs")]
+    strange = [key for key in overrides if key not in has]
+    if strange:
+        raise SettingError(f"{kind.__name__} has no {strange[0]!r} to override; its configuration has {', '.join(has)}")
 
 
 def sample(pipe, prompts: list[str], seeds: list[int], settings: Settings, on_step: Callable[[], None] | None = None):

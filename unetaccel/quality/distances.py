@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ..errors import SettingError
+from .moments import Moments
 
 
 class _AsIs(nn.Module):
@@ -40,6 +41,28 @@ def frechet_distance(real: torch.Tensor, fake: torch.Tensor) -> float:
     metric.update(real, real=True)
     metric.update(fake, real=False)
     return max(metric.compute().item(), 0.0)  # rounding leaves equal sets a hair off zero, on either side
+
+
+def frechet_distance_to(real: Moments, fake: torch.Tensor) -> float:
+    """``frechet_distance`` to real pictures of which only the features' mean and covariance are known.
+
+    Args:
+        real: of d features.
+        fake: features (N, d).
+
+    Raises:
+        SettingError: fewer than two samples, or another d.
+    """
+    if fake.ndim != 2 or fake.shape[1] != real.width or len(fake) < 2:
+        raise SettingError(
+            f"a distance to statistics of {real.width} features takes (N, {real.width}) of at least 2 samples, "
+            f"got {tuple(fake.shape)}"
+        )
+    fake = fake.detach().double().cpu()
+    covariance = fake.T.cov()
+    root = torch.linalg.eigvals(real.covariance @ covariance).sqrt().real.sum()
+    apart = (real.mean - fake.mean(0)).square().sum()
+    return max((apart + real.covariance.trace() + covariance.trace() - 2 * root).item(), 0.0)
 
 
 def kernel_distance(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +16,7 @@ from ..demo.labels import load_label_net
 from ..errors import SettingError
 from . import alignment, clip, distances, inception, lpips, similarity
 from .features import Features, in_batches, inception_features, label_features
+from .moments import Moments, read_moments
 from .values import Context, Value, over_seeds
 
 Measure = Callable[[torch.Tensor, Context], dict[str, Value]]
@@ -73,6 +74,7 @@ class _Kind:
         build: shared parts -> ``measure``.
         weights: which of ``WEIGHTS`` it needs, if any.
         demo: it knows the demo's pictures only.
+        moments: how many features it compares, where their mean and covariance are all it needs of real pictures.
     """
 
     columns: dict[str, tuple[str, str, str]]
@@ -81,6 +83,7 @@ class _Kind:
     weights: str | None = None
     demo: bool = False
     torchmetrics: bool = True
+    moments: int | None = None
 
     def describe(self) -> dict[str, dict]:
         return {
@@ -137,12 +140,48 @@ def _check(name: str, model: str, weights: dict[str, Path | str]) -> None:
         raise SettingError(f'metric {name!r} needs torchmetrics: pip install "unetaccel[metrics]"')
 
 
+def real_moments(path: Path | str, names: Sequence[str]) -> Moments:
+    """The statistics file that stands for the real pictures, where these metrics can do with one.
+
+    Args:
+        names: metrics to be measured; those that need no real pictures do not matter.
+
+    Raises:
+        SettingError: a metric needs the pictures themselves, or features of another number.
+        WeightsError: the file is missing, damaged or of another kind.
+    """
+    found = read_moments(path)
+    for name in names:
+        if KINDS[name].to == "real":
+            _check_moments(name, found)
+    return found
+
+
+def _check_moments(name: str, found: Moments) -> None:
+    width = KINDS[name].moments
+    if width is None:
+        raise SettingError(
+            f"metric {name!r} compares the features of single pictures, of which the statistics file {found.source!r} holds "
+            "the mean and covariance only: name a folder of the pictures, or leave it out"
+        )
+    if found.width != width:
+        raise SettingError(
+            f"metric {name!r} compares {width} features, but the statistics file {found.source!r} has {found.width}: "
+            "it is of another network"
+        )
+
+
 def _distance(name: str, features: Features, distance: Callable[..., float]) -> Measure:
     def measure(images, context):
         if context.real is None:
             raise SettingError(f"metric {name!r} is a distance to real images and got none: give some or leave it out")
-        real, fake = features(context.real), features(images)
-        return over_seeds(context.seeds, lambda chosen: {name: distance(real, fake[chosen])})
+        made = features(images)
+        if isinstance(context.real, Moments):
+            _check_moments(name, context.real)
+            to_real = partial(distances.frechet_distance_to, context.real)
+        else:
+            to_real = partial(distance, features(context.real))
+        return over_seeds(context.seeds, lambda chosen: {name: to_real(made[chosen])})
 
     return measure
 
@@ -193,6 +232,7 @@ KINDS = {
         to="real",
         build=lambda parts: _distance("frechet", parts.label_features, distances.frechet_distance),
         demo=True,
+        moments=128,
     ),
     "kernel": _Kind(
         {"kernel": ("Kernel distance (demo label network)", "lower", "")},
@@ -205,6 +245,7 @@ KINDS = {
         to="real",
         build=lambda parts: _distance("fid", parts.inception_features, distances.frechet_distance),
         weights="inception",
+        moments=2048,
     ),
     "kid": _Kind(
         {"kid": ("KID (Inception-v3)", "lower", "")},

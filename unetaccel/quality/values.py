@@ -12,6 +12,7 @@ import torch
 
 from ..demo.scenes import Scenes
 from ..errors import SettingError
+from .moments import Moments
 
 
 class Value(TypedDict):
@@ -29,14 +30,14 @@ class Context:
     Args:
         prompts: N prompts, one per image.
         seeds: int tensor (N,).
-        real: uint8 (M, 3, H, W), real images.
+        real: uint8 (M, 3, H, W), real images, or the statistics of their features.
         plain: uint8 (N, 3, H, W), the plain run of the same prompts, seeds, steps and solver.
         scenes: the N demo scenes behind the prompts.
     """
 
     prompts: Sequence[str]
     seeds: torch.Tensor
-    real: torch.Tensor | None = None
+    real: torch.Tensor | Moments | None = None
     plain: torch.Tensor | None = None
     scenes: Scenes | None = None
 

@@ -97,7 +97,7 @@ def draw(
         missing = set(store.missing(row, batches))
         settings = Settings(row.steps, sweep.guidance, sweep.size, sweep.batch, sweep.negative_prompt)
         mine = [b for k, b in enumerate(batches) if k % world == rank]
-        with applied(pipe, row):
+        with applied(pipe, row, sweep.scheduler):
             for batch in mine:
                 if batch in missing:
                     prompts, seeds = zip(*(store.jobs[i] for i in batch), strict=True)

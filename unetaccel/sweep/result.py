@@ -17,6 +17,7 @@ from PIL import Image
 
 from ..environment import environment
 from ..errors import SettingError
+from ..quality.moments import Moments, is_statistics, read_moments
 from ..quality.values import Context
 from .draw import Store, read_picture, stacked
 from .rivals import rivals
@@ -115,7 +116,7 @@ def _head(sweep: Sweep, times: Times, store: Store, size: tuple[int, int], devic
 class Judge:
     """Applies metrics to the pictures in a store."""
 
-    def __init__(self, store: Store, metrics: list, real: torch.Tensor | None):
+    def __init__(self, store: Store, metrics: list, real: torch.Tensor | Moments | None):
         self.store, self.measures, self.real = store, metrics, real
         jobs = store.jobs
         seeds = torch.tensor(jobs.seeds).repeat_interleave(len(jobs.prompts))
@@ -186,8 +187,10 @@ def _round(value: float) -> float:
     return float(f"{value:.5g}")
 
 
-def _real(sweep: Sweep, store: Store, size: tuple[int, int]) -> torch.Tensor | None:
-    """The real pictures, uint8 (M, 3, H, W): three renderings of each of the demo's captions, or those of a folder."""
+def _real(sweep: Sweep, store: Store, size: tuple[int, int]) -> torch.Tensor | Moments | None:
+    """The real pictures, uint8 (M, 3, H, W): three renderings of each of the demo's captions, or those of a folder; or
+    the statistics of their features.
+    """
     if store.jobs.scenes is not None and sweep.real is None:
         from ..demo.scenes import render
 
@@ -195,6 +198,8 @@ def _real(sweep: Sweep, store: Store, size: tuple[int, int]) -> torch.Tensor | N
         return (torch.cat(drawn) * 255).round().to(torch.uint8)
     if sweep.real is None:
         return None
+    if is_statistics(sweep.real):
+        return read_moments(sweep.real)
     files = sorted(p for p in Path(sweep.real).rglob("*") if p.suffix.lower() in PICTURES)
     if not files:
         raise SettingError(f"real: no picture ({', '.join(PICTURES)}) in {sweep.real!r}")

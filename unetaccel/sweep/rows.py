@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 import re
 from dataclasses import dataclass, field
 
@@ -13,6 +15,12 @@ from .spec import Sweep
 
 PEERS = {"official_deepcache": ("interval", "branch")}
 """Other packages that a row may use instead of our methods, and their settings."""
+
+LONGEST = 120
+"""Characters of a row's id: it names a folder and files, of which most systems take 255 bytes."""
+
+WORD = re.compile(r"[a-z][a-z_]*|[a-z]+:\d+")
+"""Texts that tell themselves apart in an id, where ``:`` is written ``_``; any other is told apart by a hash."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +40,21 @@ class Row:
 
     @property
     def id(self) -> str:
-        """Such as ``ddim-50-deepcache-interval3-cut0-uniform``; words stand without their setting's name."""
+        """Such as ``ddim-50-deepcache-interval3-cut0-uniform``; words stand without their setting's name.
+
+        Settings that cannot be written in a file's name or that make it too long (paths, long lists) leave a shortened
+        text and a hash of themselves at the end, so that no two rows share a folder.
+        """
         parts = [self.solver or "own", str(self.steps)]
         for name, settings in self.methods.items():
-            parts += [name, *(str(v) if isinstance(v, str) else f"{k}{_short(v)}" for k, v in settings.items())]
-        return re.sub(r"[^A-Za-z0-9.+_-]+", "_", "-".join(parts if self.methods else [*parts, "plain"]))
+            parts += [name, *(v if isinstance(v, str) else f"{k}{_short(v)}" for k, v in settings.items())]
+        name = re.sub(r"[^A-Za-z0-9.+_-]+", "_", "-".join(parts if self.methods else [*parts, "plain"]))
+        values = [value for settings in self.methods.values() for value in settings.values()]
+        if len(name) <= LONGEST and all(map(_tells_itself, values)):
+            return name
+        whole = json.dumps([self.solver, self.steps, self.methods], default=str)
+        code = hashlib.sha256(whole.encode()).hexdigest()[:8]
+        return f"{name[: LONGEST - len(code) - 1]}-{code}"
 
     @property
     def label(self) -> str:
@@ -60,6 +78,15 @@ class Row:
 
 def _short(value: object) -> str:
     return "+".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _tells_itself(value: object) -> bool:
+    """Whether the text of a value in an id cannot be that of another one."""
+    if isinstance(value, str):
+        return WORD.fullmatch(value) is not None
+    if isinstance(value, list | tuple):
+        return len(value) > 1 and all(isinstance(v, int | float) for v in value)  # a list of one reads like a number
+    return value is None or isinstance(value, int | float)
 
 
 def _label(name: str, settings: dict) -> str:

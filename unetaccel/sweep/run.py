@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -12,17 +13,31 @@ from pathlib import Path
 import torch
 
 from ..errors import SettingError
+from ..quality.moments import is_statistics
 from ..sampling import set_scheduler
 from .draw import Store, draw
+from .lock import folder_lock
 from .prompts import Jobs, read_jobs
 from .result import assemble, drawn_rows, judge_rows, write_result
 from .rivals import anchor, rivals
 from .rows import Row, expand
 from .spec import Sweep
 from .timing import Account, Stopwatch
+from .ways import applied
 
 STAGES = ("time", "draw", "judge")
-IDENTITY = ("model", "prompts", "seeds", "spacing", "guidance", "size", "negative_prompt", "dtype", "batch")
+IDENTITY = (
+    "model",
+    "prompts",
+    "seeds",
+    "spacing",
+    "scheduler",
+    "guidance",
+    "size",
+    "negative_prompt",
+    "dtype",
+    "batch",
+)
 """What may not change under a folder of pictures; rows and metrics may come and go."""
 
 Say = Callable[[str], None]
@@ -50,7 +65,7 @@ def run_sweep(
         The result, or None in processes other than the first and where ``judge`` is not asked for.
 
     Raises:
-        SettingError: the sweep does not fit the model, or ``folder`` belongs to a different one.
+        SettingError: the sweep does not fit the model, ``folder`` belongs to a different one, or another run is in it.
     """
     from accelerate import PartialState
 
@@ -59,21 +74,22 @@ def run_sweep(
     state = PartialState(cpu=not torch.cuda.is_available() or str(device) == "cpu", timeout=timedelta(days=7))
     if device is not None and torch.device(device).index is not None and state.num_processes > 1:
         raise SettingError(f"device {str(device)!r} is one device, for {state.num_processes} processes: leave it out")
-    metrics = _metrics(sweep, device or state.device)  # fails before any work
-    if state.is_main_process:
-        _claim(folder, sweep, jobs, torch.device(device or state.device).type if "draw" in stages else None)
-    pipe = _load(sweep, device or state.device)
-    times = Times(folder / "times.json")
-    state.wait_for_everyone()  # nobody loads any more
-    if "time" in stages and state.is_main_process:
-        measure(pipe, sweep, jobs, rows, times, say)
-    state.wait_for_everyone()
-    times.load()
-    if "draw" in stages:
-        chosen = all_rows(rows, times, sweep)
-        _draw(pipe, chosen, sweep, Store(folder, jobs), state, say)
+    device = device or state.device
+    metrics = _metrics(sweep, device)  # fails before any work
+    with folder_lock(folder) if state.is_main_process else nullcontext():
+        pipe = _load(sweep, device)  # before the claim: a sweep that does not fit its model claims no folder
+        if state.is_main_process:
+            _claim(folder, sweep, jobs, torch.device(device).type if "draw" in stages else None)
+        times, store = Times(folder / "times.json"), Store(folder, jobs)
+        state.wait_for_everyone()  # nobody loads any more
+        if "time" in stages and state.is_main_process:
+            measure(pipe, sweep, jobs, rows, times, say)
         state.wait_for_everyone()
-    return _judge(sweep, rows, times, Store(folder, jobs), metrics, state, out, say) if "judge" in stages else None
+        times.load()
+        if "draw" in stages:
+            _draw(pipe, all_rows(rows, times, sweep), sweep, store, state, say)
+            state.wait_for_everyone()
+        return _judge(sweep, rows, times, store, metrics, state, out, say) if "judge" in stages else None
 
 
 def _judge(
@@ -201,6 +217,7 @@ def _claim(folder: Path, sweep: Sweep, jobs: Jobs, device: str | None) -> None:
         own["device"] = device or there.get("device")
         there["device"] = there.get("device") or own["device"]
         there.setdefault("prompt_texts", texts)
+        there.setdefault("scheduler", {})
         changed = [name for name in (*IDENTITY, "device", "prompt_texts") if there.get(name) != own[name]]
         if changed:
             name = changed[0]
@@ -228,12 +245,14 @@ def _metrics(sweep: Sweep, device: str | torch.device) -> list:
     """The sweep's metrics, with their networks loaded; raises for what they will lack."""
     if not sweep.metrics:
         return []
-    from ..quality.metrics import build_metrics
+    from ..quality.metrics import build_metrics, real_moments
 
     metrics = build_metrics(list(sweep.metrics), model=sweep.model, device=device, **sweep.weights)
     to_real = [m.name for m in metrics if m.info["to"] == "real"]
     if to_real and sweep.real is None and sweep.prompts.source != "demo":
         raise SettingError(f"metric {to_real[0]!r} is a distance to real pictures: name a folder of them with `real:`")
+    if to_real and is_statistics(sweep.real):
+        real_moments(sweep.real, to_real)
     return metrics
 
 
@@ -247,4 +266,7 @@ def _load(sweep: Sweep, device):
     pipe.set_progress_bar_config(disable=True)
     if sweep.spacing is not None:
         set_scheduler(pipe, None, sweep.spacing)
+    for solver in sweep.solvers:
+        with applied(pipe, Row(solver, 1), sweep.scheduler):  # raises where a solver has no such setting
+            pass
     return pipe

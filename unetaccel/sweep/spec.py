@@ -45,10 +45,12 @@ class Sweep:
             in one mapping are applied together. ``official_deepcache`` (interval, branch) is the package DeepCache 0.1.1.
             A family with a key ``steps`` has those counts instead of the sweep's; with nothing else it is plain.
         seeds: each prompt is sampled once with each.
+        scheduler: what every solver's configuration has in place of the model's, by diffusers' names: ``{clip_sample: false}``.
         rivals: plain runs added for every row, of as many MACs and of as much time.
         metrics: names, see ``quality.metrics.KINDS``.
         weights: local files that metrics need: ``{"inception": file, "clip": folder, "alexnet": file}``.
-        real: folder of real pictures for metrics that want them; the demo draws its own.
+        real: folder of real pictures for metrics that want them, or an ``.npz`` with the ``mu`` and ``sigma`` of their
+            features (pytorch-fid, ADM), which is enough for Frechet distances; the demo draws its own.
         published: ``{row id: {metric: figure, "source": where}}``, shown beside what is measured.
 
     Raises:
@@ -63,6 +65,7 @@ class Sweep:
     solvers: tuple[str | None, ...] = (None,)
     """Names as ``sampling.SCHEDULERS`` has them; None is the pipeline's own."""
     spacing: str | None = None
+    scheduler: dict = field(default_factory=dict)
     steps: tuple[int, ...] = (50,)
     guidance: float | None = None
     size: tuple[int, int] | None = None
@@ -88,8 +91,10 @@ class Sweep:
             check_count(f"timing.{name}", getattr(self.timing, name))
         if self.dtype not in DTYPES:
             raise SettingError(f"dtype must be {', '.join(DTYPES)}, got {self.dtype!r}")
-        for name in ("weights", "published"):
+        for name in ("scheduler", "weights", "published"):
             _mapping(getattr(self, name), name)
+        if self.spacing is not None and "timestep_spacing" in self.scheduler:
+            raise SettingError("spacing and scheduler.timestep_spacing are the same setting: give one of them")
         unknown = [r for r in self.rivals if r not in RIVALS]
         if unknown:
             raise SettingError(f"rivals: {unknown[0]!r} is not one of {', '.join(RIVALS)}")

@@ -12,7 +12,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -59,12 +59,12 @@ class Stopwatch:
 
     def account(self, row: Row) -> Account:
         """The row's work, counted in a real call (which is its warm-up too)."""
-        with applied(self.pipe, Row(row.solver, row.steps)), apply(self.pipe, *methods_of(row)) as handle:
+        with self._applied(Row(row.solver, row.steps)), apply(self.pipe, *methods_of(row)) as handle:
             self._call(row.steps)
             summary = handle.summary()
         images, share = len(self.prompts), summary.macs_share
         macs = summary.full_macs and summary.full_macs * share * (summary.full + summary.cached) / images
-        with applied(self.pipe, row) as handle:
+        with self._applied(row) as handle:
             steps = _few_steps(handle, row.steps)
             memory = peak_memory(lambda: self._call(steps), self.pipe.unet)
         return Account(summary.pattern, summary.full, summary.cached, macs, summary.cached_bytes, memory)
@@ -84,12 +84,15 @@ class Stopwatch:
 
     def seconds(self, row: Row) -> float:
         """Of one call, applying and removing not counted."""
-        with applied(self.pipe, row):
+        with self._applied(row):
             _wait(self.pipe.unet.device)
             start = time.perf_counter()
             self._call(row.steps)
             _wait(self.pipe.unet.device)
             return time.perf_counter() - start
+
+    def _applied(self, row: Row) -> AbstractContextManager[Handle | None]:
+        return applied(self.pipe, row, self.sweep.scheduler)
 
     def _call(self, steps: int) -> None:
         how = Settings(steps, self.sweep.guidance, self.sweep.size, len(self.prompts), self.sweep.negative_prompt)

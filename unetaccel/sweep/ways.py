@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from ..handle import Handle
@@ -25,11 +25,15 @@ def methods_of(row: Row) -> tuple[Method, ...]:
 
 
 @contextmanager
-def applied(pipe, row: Row) -> Iterator[Handle | None]:
-    """``pipe`` as the row wants it, and as it was afterwards. Yields the handle of our methods, if any."""
+def applied(pipe, row: Row, scheduler: Mapping | None = None) -> Iterator[Handle | None]:
+    """``pipe`` as the row wants it, and as it was afterwards. Yields the handle of our methods, if any.
+
+    Args:
+        scheduler: what differs from the pipeline's configuration of it, see ``sampling.set_scheduler``.
+    """
     own = pipe.scheduler
     try:
-        set_scheduler(pipe, row.solver)
+        set_scheduler(pipe, row.solver, overrides=scheduler)
         if row.kind == "plain":
             yield None
         elif row.kind == "peer":
