@@ -79,6 +79,9 @@ class Sites:
         """Of the layers, each with a dot, as ``overlay.copied_containers`` takes them."""
         self._by_id = {id(unet.get_submodule(path)): site for path, site in layers.items()}
         self._strengths, self._residuals = strengths, residuals
+        self._learned = [
+            m for site in layers.values() for m in site.modules() if isinstance(m, SkipEdit) and any(True for _ in m.parameters())
+        ]
         self._folds = [m for site in layers.values() for m in site.modules() if isinstance(m, Fold)]
 
     def __bool__(self) -> bool:
@@ -101,6 +104,13 @@ class Sites:
         for strength, value in zip(self._strengths, values, strict=True):
             if strength is not None:
                 strength.set(1.0 if value is None else value, device)
+
+    def move(self, device: torch.device) -> None:
+        """Take what the edits have learned to where the next evaluation runs; once, as a rule."""
+        for edit in self._learned:
+            if next(edit.parameters()).device != device:
+                with torch.inference_mode(False):  # tensors made in inference mode could not be trained outside it
+                    edit.to(device)
 
     def compensated(self, inputs: dict) -> dict:
         """The inputs with a ControlNet's residuals enlarged by what the sites will take from them."""
