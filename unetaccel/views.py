@@ -143,7 +143,7 @@ class Views:
 
     def _ready(self, inputs: dict) -> dict:
         if isinstance(inputs.get("sample"), torch.Tensor):
-            self.sites.move(inputs["sample"].device)
+            self.sites.expect(inputs["sample"])
         return self.sites.compensated(inputs)
 
     def _call(self, step: Callable, inputs: dict) -> object:

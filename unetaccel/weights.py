@@ -170,7 +170,9 @@ def _compare(path: Path, found: Mapping, own: Mapping, what: str) -> None:
     if other:
         came = ", ".join(f"{k}={_short(found.get(k))}" for k in other)
         here = ", ".join(f"{k}={_short(own.get(k))}" for k in other)
-        raise WeightsError(f"{str(path)!r} was made with {came}, but {what} expect{'s' * (what == 'this U-Net')} {here}")
+        raise WeightsError(
+            f"{str(path)!r} was made with {came}, but {what} expect{'s' * (what == 'this U-Net')} {here}"
+        )
 
 
 def _check_tensors(path: Path, file, own: Mapping[str, torch.Tensor]) -> None:

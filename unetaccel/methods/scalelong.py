@@ -97,7 +97,8 @@ class ScaleLong(SkipMethod):
             key = width if self.shared else place.skip.b
             if key not in networks:
                 networks[key] = gate_network(width, self.reduction, self.start == "identity")
-            gates[place.skip.b] = Gate(networks[key], 2.0 if self.start == "identity" else 1.0, size)
+            top = 2.0 if self.start == "identity" else 1.0
+            gates[place.skip.b] = Gate(networks[key], top, size, place.skip.stride)
         return gates
 
     def _size(self, place: Place) -> tuple[int, int]:
@@ -169,11 +170,23 @@ class Gate(SkipEdit):
         network: (N, width) to (N, width); other gates may have the same.
         top: what the gate cannot exceed.
         size: (H, W) of the skip for one factor per pixel; None for one per channel.
+        stride: of the skip.
     """
 
-    def __init__(self, network: nn.Sequential, top: float, size: tuple[int, int] | None):
+    def __init__(self, network: nn.Sequential, top: float, size: tuple[int, int] | None, stride: int):
         super().__init__()
-        self.network, self.top, self.size = network, top, size
+        self.network, self.top, self.size, self.stride = network, top, size, stride
+
+    def check(self, sample):
+        if self.size is None:
+            return
+        height, width = (-(-side // self.stride) for side in sample.shape[-2:])
+        if (height, width) != self.size:
+            raise SettingError(
+                f"ScaleLong(gate='token') was made for skips of {self.size[0]}x{self.size[1]} pixels at stride {self.stride}, the "
+                f"size in the U-Net's config, but here they have {height}x{width}. Sample at that size, or use "
+                "gate='channel', which works at any"
+            )
 
     def forward(self, hidden, skip, strength):
         factor = self.factor(skip)
@@ -183,17 +196,8 @@ class Gate(SkipEdit):
 
     def factor(self, skip: torch.Tensor) -> torch.Tensor:
         """The gate for a skip (N, C, H, W): (N, C, 1, 1), or (N, 1, H, W), in the type of its parameters."""
-        if self.size is not None and skip.shape[2:] != self.size:
-            self._refuse(skip)
         dtype = self.network[0].weight.dtype
         with torch.autocast(skip.device.type, enabled=False):
             pooled = skip.mean((2, 3) if self.size is None else 1, dtype=dtype).flatten(1)
             gate = self.top * torch.sigmoid(self.network(pooled))
         return gate[:, :, None, None] if self.size is None else gate.unflatten(1, (1, *self.size))
-
-    def _refuse(self, skip: torch.Tensor) -> None:
-        (height, width), (own_height, own_width) = skip.shape[2:], self.size
-        raise SettingError(
-            f"ScaleLong(gate='token') was made for a skip of {own_height}x{own_width} pixels, the size in the U-Net's config, but "
-            f"this one has {height}x{width}. Sample at that size, or use gate='channel', which works at any"
-        )

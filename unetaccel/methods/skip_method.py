@@ -26,6 +26,13 @@ class SkipEdit(nn.Module):
     def forward(self, hidden: torch.Tensor, skip: torch.Tensor, strength: torch.Tensor | None) -> None:
         raise NotImplementedError
 
+    def check(self, sample: torch.Tensor) -> None:
+        """Asked of an edit that learns before each evaluation on ``sample`` (N, ..., H, W), outside of any graph.
+
+        Raises:
+            SettingError: what it has learned does not fit an input of this size.
+        """
+
 
 @dataclass(frozen=True)
 class Place:
