@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from os import PathLike
 from typing import ClassVar
@@ -163,6 +164,10 @@ def gate_network(width: int, reduction: int, identity: bool) -> nn.Sequential:
     return network
 
 
+def _without_autocast(device: str) -> AbstractContextManager:
+    return nullcontext() if device == "meta" else torch.autocast(device, enabled=False)  # which meta has none of
+
+
 class Gate(SkipEdit):
     """The skip times ``top * sigmoid(network(pool(skip)))``.
 
@@ -197,7 +202,7 @@ class Gate(SkipEdit):
     def factor(self, skip: torch.Tensor) -> torch.Tensor:
         """The gate for a skip (N, C, H, W): (N, C, 1, 1), or (N, 1, H, W), in the type of its parameters."""
         dtype = self.network[0].weight.dtype
-        with torch.autocast(skip.device.type, enabled=False):
+        with _without_autocast(skip.device.type):
             pooled = skip.mean((2, 3) if self.size is None else 1, dtype=dtype).flatten(1)
             gate = self.top * torch.sigmoid(self.network(pooled))
         return gate[:, :, None, None] if self.size is None else gate.unflatten(1, (1, *self.size))
