@@ -104,7 +104,7 @@ BAD = {
     "a list of settings": (lambda f: changed(f, {"settings": "[]"}), "settings is not a table"),
     "other settings": (
         lambda f: changed(f, edited(f, "settings", gate="token")),
-        "made with gate='token', but these settings of ScaleLong expect gate='channel'",
+        "made with gate='token', but ScaleLong.* expects gate='channel'. Give the same settings",
     ),
     "a setting from elsewhere": (
         lambda f: changed(f, edited(f, "settings", rank=4)),

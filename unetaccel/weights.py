@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -78,12 +77,11 @@ def load_learned(path: str | PathLike, method: SkipMethod, into: nn.Module, base
             _check_header(path, file.metadata() or {}, method, base)
             _check_tensors(path, file, own)
             found = {name: file.get_tensor(name) for name in own}
+    except WeightsError:
+        raise
     except (SafetensorError, OSError) as error:
-        if isinstance(error, WeightsError):
-            raise
         raise WeightsError(
-            f"{str(path)!r} is truncated or not a safetensors file ({str(error).splitlines()[0]}); "
-            "expected one written by unetaccel.save_learned"
+            f"{str(path)!r} is truncated or not a safetensors file ({error}); expected one written by unetaccel.save_learned"
         ) from error
     broken = [name for name, value in found.items() if not value.isfinite().all()]
     if broken:
@@ -122,16 +120,14 @@ def own_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
 def _write(path: Path, tensors: dict[str, torch.Tensor], header: dict[str, str]) -> Path:
     if not path.parent.is_dir():
         raise WeightsError(f"cannot write {str(path)!r}: no folder {str(path.parent)!r}; make it first")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-        try:
-            save_file(tensors, part, metadata=header)
-            os.replace(part, path)
-        finally:
-            Path(part).unlink(missing_ok=True)
+        save_file(tensors, part, metadata=header)
+        part.replace(path)
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"cannot write {str(path)!r}: {error}") from error
+    finally:
+        part.unlink(missing_ok=True)
     return path
 
 
@@ -143,16 +139,17 @@ def _check_header(path: Path, header: Mapping[str, str], method: SkipMethod, bas
         )
     if header.get("version") != VERSION:
         raise WeightsError(
-            f"{str(path)!r} has format version {header.get('version')!r}, and this release of unetaccel reads version "
+            f"{str(path)!r} has format version {_short(header.get('version'))}, and this release of unetaccel reads version "
             f"{VERSION!r}: use the release that wrote it, or a newer one"
         )
     if header.get("method") != learned_name(method):
         raise WeightsError(
-            f"{str(path)!r} holds what {header.get('method')!r} has learned, not {learned_name(method)!r}: apply that method"
+            f"{str(path)!r} holds what {_short(header.get('method'))} has learned, not {learned_name(method)!r}: apply that method"
         )
     settings = _parsed(path, header, "settings")
-    _compare(path, settings, _plain(method.learning_settings()), f"these settings of {type(method).__name__}")
-    _compare(path, _parsed(path, header, "base"), _plain(base), "this U-Net")
+    _compare(path, settings, _plain(method.learning_settings()), f"{method!r} expects", "Give the same settings")
+    own_base = "this U-Net expects", "Apply it to the model that it was trained on, or to a fine-tune of that"
+    _compare(path, _parsed(path, header, "base"), _plain(base), *own_base)
 
 
 def _parsed(path: Path, header: Mapping[str, str], part: str) -> dict:
@@ -165,14 +162,12 @@ def _parsed(path: Path, header: Mapping[str, str], part: str) -> dict:
     return value
 
 
-def _compare(path: Path, found: Mapping, own: Mapping, what: str) -> None:
+def _compare(path: Path, found: Mapping, own: Mapping, expects: str, advice: str) -> None:
     other = [k for k in {**own, **found} if k not in own or k not in found or found[k] != own[k]]
     if other:
         came = ", ".join(f"{k}={_short(found.get(k))}" for k in other)
         here = ", ".join(f"{k}={_short(own.get(k))}" for k in other)
-        raise WeightsError(
-            f"{str(path)!r} was made with {came}, but {what} expect{'s' * (what == 'this U-Net')} {here}"
-        )
+        raise WeightsError(f"{str(path)!r} was made with {came}, but {expects} {here}. {advice}")
 
 
 def _check_tensors(path: Path, file, own: Mapping[str, torch.Tensor]) -> None:
@@ -202,4 +197,4 @@ def _short(value: object) -> str:
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return ", ".join(name[:100] for name in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
