@@ -139,3 +139,31 @@ def test_one_training_step_of_every_part_runs(tmp_path):
         "curve.json",
         "figures.json",
     }
+
+
+def test_training_with_scaled_skips_goes_on_where_it_was_stopped(tmp_path):
+    """All four ways, shrunk to seconds: the same data and first weights, files, table, figure."""
+    pytest.importorskip("matplotlib")
+    from unetaccel.demo.train.scaling import MEASURES, VARIANTS, Budget, read_runs, train_variants
+    from unetaccel.demo.train.scaling_figure import table, write_figure
+
+    budget = Budget(steps=2, batch=2, windows=2, drawings=20, samples=2, held_out=48)
+    said = []
+    train_variants(tmp_path, ["original", "ls"], [0], budget, said.append)
+    kept = (tmp_path / "ls-seed0.json").read_bytes()
+    (tmp_path / "original-seed0.json").unlink()
+    train_variants(tmp_path, list(VARIANTS), [0], budget, said.append)
+    assert [text.split(",")[0] for text in said] == ["original", "ls", "original", "sqrt2", "cs"]
+    assert (tmp_path / "ls-seed0.json").read_bytes() == kept
+    runs = read_runs(tmp_path, budget)
+    assert [run["variant"] for run in runs] == list(VARIANTS)
+    for run in runs:
+        assert [row["step"] for row in run["curve"]] == [1, 2]
+        assert all(low <= middle <= high for row in run["curve"] for low, middle, high in map(row.get, MEASURES))
+    first = [run["curve"][0]["feature_norm"][1] for run in runs]
+    assert len(set(first)) == 4, "four ways"
+    assert table(runs).count("\n") == 5
+    write_figure(tmp_path / "curves.png", runs)
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
+    with pytest.raises(unetaccel.SettingError, match="choose another folder"):
+        train_variants(tmp_path, ["cs"], [1], Budget(steps=3), said.append)

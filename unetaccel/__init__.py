@@ -6,10 +6,11 @@
 
 from .errors import AlreadyAppliedError, SettingError, UnetAccelError, UnsupportedModelError, WeightsError
 from .handle import Handle, Plan
-from .methods import DeepCache, SkipTuning
+from .methods import DeepCache, ScaleLong, SkipTuning
 from .patch import apply
 from .straddling import fold_errors
 from .summary import Summary
+from .weights import save_learned
 
 __version__ = "0.1.0"
 
@@ -18,6 +19,7 @@ __all__ = [
     "DeepCache",
     "Handle",
     "Plan",
+    "ScaleLong",
     "SettingError",
     "SkipTuning",
     "Summary",
@@ -26,4 +28,5 @@ __all__ = [
     "WeightsError",
     "apply",
     "fold_errors",
+    "save_learned",
 ]

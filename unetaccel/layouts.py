@@ -31,9 +31,18 @@ class Layout:
 
     def places(self, unet: nn.Module) -> list[Place]:
         """Every skip of ``unet``, the model itself or an overlay of it, as methods see it."""
-        n = len(self.skips)
+        n, side = len(self.skips), getattr(unet, "config", {}).get("sample_size")
+        sides = (side, side) if isinstance(side, int) else side
         return [
-            Place(s, n - 1 - s.b, n, self.part_of(unet.get_submodule(s.entry)), self.shortcut, self.norm)
+            Place(
+                skip=s,
+                order=n - 1 - s.b,
+                count=n,
+                layer=self.part_of(unet.get_submodule(s.entry)),
+                shortcut=self.shortcut,
+                norm=self.norm,
+                size=sides and tuple(-(-side // s.stride) for side in sides),
+            )
             for s in self.skips
         ]
 

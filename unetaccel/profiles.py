@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 
 from .errors import SettingError
-from .methods import DeepCache, Method, SkipTuning
+from .methods import DeepCache, Method, ScaleLong, SkipTuning
 
-METHODS: dict[str, type[Method]] = {"deepcache": DeepCache, "skip_tuning": SkipTuning}
+METHODS: dict[str, type[Method]] = {"deepcache": DeepCache, "scalelong": ScaleLong, "skip_tuning": SkipTuning}
 FOREIGN = {"cache_interval": ("interval", ""), "cache_branch_id": ("cut", "helper:")}
 """Names that DeepCacheSDHelper gives its settings: our name for each, and what goes before the value."""
 

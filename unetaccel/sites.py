@@ -79,6 +79,12 @@ class Sites:
         """Of the layers, each with a dot, as ``overlay.copied_containers`` takes them."""
         self._by_id = {id(unet.get_submodule(path)): site for path, site in layers.items()}
         self._strengths, self._residuals = strengths, residuals
+        self._learned = [
+            m
+            for site in layers.values()
+            for m in site.modules()
+            if isinstance(m, SkipEdit) and any(True for _ in m.parameters())
+        ]
         self._folds = [m for site in layers.values() for m in site.modules() if isinstance(m, Fold)]
 
     def __bool__(self) -> bool:
@@ -101,6 +107,14 @@ class Sites:
         for strength, value in zip(self._strengths, values, strict=True):
             if strength is not None:
                 strength.set(1.0 if value is None else value, device)
+
+    def expect(self, sample: torch.Tensor) -> None:
+        """Check what the edits have learned against the next evaluation's ``sample``, and take it to where that lies."""
+        for edit in self._learned:
+            edit.check(sample)
+            if next(edit.parameters()).device != sample.device:
+                with torch.inference_mode(False):  # tensors made in inference mode could not be trained outside it
+                    edit.to(sample.device)
 
     def compensated(self, inputs: dict) -> dict:
         """The inputs with a ControlNet's residuals enlarged by what the sites will take from them."""

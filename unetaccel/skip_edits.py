@@ -7,11 +7,13 @@ from dataclasses import replace
 
 from torch import nn
 
+from .errors import SettingError
 from .layouts import Layout
 from .methods.skip_method import Place, SkipMethod
 from .overlay import overlay
 from .sites import Sites, Strength
 from .timeline import Timeline
+from .weights import base_of, learned_name, load_learned
 
 
 class SkipEdits:
@@ -27,6 +29,7 @@ class SkipEdits:
 
     Raises:
         SettingError: settings that do not fit this U-Net.
+        WeightsError: a file of learned weights that does not.
     """
 
     def __init__(self, methods: Sequence[SkipMethod], layout: Layout, unet: nn.Module):
@@ -34,14 +37,19 @@ class SkipEdits:
         places = layout.places(unet)
         self._edits = [method.edits(places) for method in self.methods]
         self._residuals = [m.residual_factors(places) for m in self.methods]
-        names = [type(m).__name__.lower() for m in self.methods]
-        self.learned = nn.ModuleDict(
-            {
-                name: nn.ModuleDict({str(b): edit for b, edit in edits.items()})
-                for name, edits in zip(names, self._edits, strict=True)
-                if any(True for edit in edits.values() for _ in edit.parameters())
-            }
-        )
+        self.learned = nn.ModuleDict()
+        for method, edits in zip(self.methods, self._edits, strict=True):
+            self._register(method, edits)
+            if method.weights is not None:
+                load_learned(method.weights, method, self.learned[learned_name(method)], base_of(unet, layout.skips))
+
+    def _register(self, method: SkipMethod, edits: dict[int, nn.Module]) -> None:
+        if not any(True for edit in edits.values() for _ in edit.parameters()):
+            return
+        name = learned_name(method)
+        if name in self.learned:
+            raise SettingError(f"two methods learn under the name {name!r}: apply {type(method).__name__} once")
+        self.learned[name] = nn.ModuleDict({str(b): edit for b, edit in edits.items()})
 
     def __bool__(self) -> bool:
         return bool(self.methods)

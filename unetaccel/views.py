@@ -131,15 +131,20 @@ class Views:
 
     def run_full(self, inputs: dict) -> tuple[object, torch.Tensor]:
         """One full evaluation with keyword ``inputs``: the U-Net's output, and F of shape (N, C, H, W)."""
-        return self._call(self.full_step, self.sites.compensated(inputs))
+        return self._call(self.full_step, self._ready(inputs))
 
     def run_cached(self, inputs: dict, feature: torch.Tensor) -> object:
         """One cached evaluation from ``feature``: the U-Net's output."""
-        return self._call(self.cached_step, {**self.sites.compensated(self.relevant(inputs)), "feature": feature})
+        return self._call(self.cached_step, {**self._ready(self.relevant(inputs)), "feature": feature})
 
     def run_plain(self, inputs: dict) -> object:
         """One evaluation of the whole U-Net, for which nothing is kept."""
-        return self.plain_step(**self.sites.compensated(inputs))
+        return self.plain_step(**self._ready(inputs))
+
+    def _ready(self, inputs: dict) -> dict:
+        if isinstance(inputs.get("sample"), torch.Tensor):
+            self.sites.expect(inputs["sample"])
+        return self.sites.compensated(inputs)
 
     def _call(self, step: Callable, inputs: dict) -> object:
         try:

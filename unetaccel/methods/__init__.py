@@ -2,6 +2,7 @@
 
 from .base import Method
 from .deepcache import DeepCache
+from .scalelong import ScaleLong
 from .skip_tuning import SkipTuning
 
-__all__ = ["DeepCache", "Method", "SkipTuning"]
+__all__ = ["DeepCache", "Method", "ScaleLong", "SkipTuning"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from os import PathLike
 from typing import ClassVar
 
 import torch
@@ -25,6 +26,13 @@ class SkipEdit(nn.Module):
     def forward(self, hidden: torch.Tensor, skip: torch.Tensor, strength: torch.Tensor | None) -> None:
         raise NotImplementedError
 
+    def check(self, sample: torch.Tensor) -> None:
+        """Asked of an edit that learns before each evaluation on ``sample`` (N, ..., H, W), outside of any graph.
+
+        Raises:
+            SettingError: what it has learned does not fit an input of this size.
+        """
+
 
 @dataclass(frozen=True)
 class Place:
@@ -40,12 +48,18 @@ class Place:
     """Name in the layer of the projection around its nonlinear path."""
     norm: str | None
     """Name of the norm that its nonlinear path begins with, or None."""
+    size: tuple[int, int] | None = None
+    """(H, W) of the skip at the sample size in the model's config; None if that names none."""
 
 
 class SkipMethod(Method):
     """Base of the methods that edit skips. The model's layers are never written to."""
 
     role: ClassVar[str] = "skips"
+    schedule: ClassVar[object] = None
+    """A field of this name: when a method acts, where it does not act alike at all times."""
+    weights: ClassVar[str | PathLike | None] = None
+    """A field of this name: a file of what the method has learned, read into its edits before anything is applied."""
 
     def edits(self, places: Sequence[Place]) -> dict[int, SkipEdit]:
         """By skip index b. Asked once per ``apply``, so what they learn outlives every view of the model.
@@ -62,6 +76,10 @@ class SkipMethod(Method):
     def strengths(self, timeline: Timeline) -> list[float] | None:
         """One number in 0..1 per evaluation, or None if the method acts alike at all of them."""
         return None
+
+    def learning_settings(self) -> dict[str, object]:
+        """The settings that a file of learned weights belongs to."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "weights"}
 
     def residual_factors(self, places: Sequence[Place]) -> list[float] | None:
         """What a ControlNet's residuals are multiplied by to reach the decoder unscaled, per skip index; or None."""

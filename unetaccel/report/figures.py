@@ -47,7 +47,7 @@ def write_figures(folder: Path, results: Sequence[QualityResult], metric: str | 
 
 def write_figure(path: Path, result: QualityResult, metric: str, axis: str) -> bool:
     """One figure of ``metric`` against ``axis`` (``"speedup"``, ``"seconds"`` or ``"macs"``); false if nothing can be drawn."""
-    pyplot = pyplot_without_screen()
+    pyplot = load_pyplot()
     panels = [panel for panel in _panels(result, metric, axis) if panel]
     if not panels:
         return False
@@ -70,8 +70,8 @@ def write_figure(path: Path, result: QualityResult, metric: str, axis: str) -> b
     return True
 
 
-def pyplot_without_screen():
-    """matplotlib's pyplot, drawing into files; raises ``SettingError`` where it is not installed."""
+def load_pyplot():
+    """Matplotlib's pyplot, without a window. Raises ``SettingError`` if it is not installed."""
     try:
         import matplotlib
     except ImportError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from .figures import INK, STYLE, pyplot_without_screen
+from .figures import INK, STYLE, load_pyplot
 from .results import QualityResult
 from .rows import Metric, Row, number
 
@@ -92,7 +92,7 @@ def best_value(panel: Panel, metric: Metric, steps: int) -> float | None:
 
 
 def _draw(path: Path, result: QualityResult, name: str, key: str, panels: list[Panel]) -> None:
-    pyplot, metric = pyplot_without_screen(), result.metrics[name]
+    pyplot, metric = load_pyplot(), result.metrics[name]
     changes = [abs(c) for p in panels for at in p.cells if (c := change(p, metric, at)) is not None]
     limit = max(sorted(changes)[int(0.9 * (len(changes) - 1))], 0.02) if changes else 1
     columns = min(COLUMNS, len(panels))

@@ -129,11 +129,11 @@ def denoising_loss(model, scheduler, latents: torch.Tensor, context: torch.Tenso
 
 
 @torch.no_grad()
-def encode_pool(parts, n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+def encode_pool(parts, n: int, seed: int, held_out: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
     """``n`` drawings as scaled latents (n, 12, 8, 8), and the token ids (n, 16) of their captions."""
     latents, ids = [], []
     for i in range(0, n, 1000):
-        scenes = sample_scenes(min(1000, n - i), seed=seed * 1000 + i)
+        scenes = sample_scenes(min(1000, n - i), seed=seed * 1000 + i, held_out=held_out)
         latents.append(parts.vae.encode(render(scenes, seed=seed * 1000 + i) * 2 - 1).latents * SCALE)
         ids.append(tokenize(parts.tokenizer, scenes.captions()))
     return torch.cat(latents), torch.cat(ids)
