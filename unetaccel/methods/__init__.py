@@ -2,6 +2,7 @@
 
 from .base import Method
 from .deepcache import DeepCache
+from .freeu import FreeU
 from .skip_tuning import SkipTuning
 
-__all__ = ["DeepCache", "Method", "SkipTuning"]
+__all__ = ["DeepCache", "FreeU", "Method", "SkipTuning"]
