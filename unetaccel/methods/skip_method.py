@@ -46,6 +46,8 @@ class SkipMethod(Method):
     """Base of the methods that edit skips. The model's layers are never written to."""
 
     role: ClassVar[str] = "skips"
+    schedule: ClassVar[object] = None
+    """A field of the methods that can act differently at different times; None where they do not."""
 
     def edits(self, places: Sequence[Place]) -> dict[int, SkipEdit]:
         """By skip index b. Asked once per ``apply``, so what they learn outlives every view of the model.
