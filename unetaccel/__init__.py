@@ -6,7 +6,7 @@
 
 from .errors import AlreadyAppliedError, SettingError, UnetAccelError, UnsupportedModelError, WeightsError
 from .handle import Handle, Plan
-from .methods import DeepCache, ScaleLong, SkipTuning
+from .methods import DeepCache, FreeU, ScaleLong, SkipTuning
 from .patch import apply
 from .straddling import fold_errors
 from .summary import Summary
@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AlreadyAppliedError",
     "DeepCache",
+    "FreeU",
     "Handle",
     "Plan",
     "ScaleLong",

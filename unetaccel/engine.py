@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -13,7 +12,8 @@ from torch import nn
 from . import timeline as timelines
 from .compiled import check_compilable, compiled_views
 from .costs import auto_cut
-from .errors import SettingError, check_count
+from .errors import SettingError, UnsupportedModelError, check_count
+from .inputs import input_names
 from .layouts import layout_of
 from .methods import DeepCache, Method
 from .overlay import has_foreign_forward, refuse_replaced_forward
@@ -53,13 +53,15 @@ class Engine:
         self.last: Run | None = None
         self.costs: dict = {}
         self._forward = type(unet).forward
-        self._names = list(inspect.signature(self._forward).parameters)[1:]
+        self._names = input_names(unet)
         self._compile = compile
         self._idle: list[Views] = [self._build()]  # built now, so that what cannot work fails here
         self._lock = threading.Lock()
         self._warned = False
 
     def _cut(self, unet: nn.Module) -> int:
+        if self.layout.uncut:
+            raise UnsupportedModelError(self.layout.uncut)
         return auto_cut(unet) if self.reuse.cut == "auto" else resolve_cut(self.reuse.cut, self.layout.skips)
 
     @property
@@ -71,14 +73,19 @@ class Engine:
         run = None if self.removed else current_run(self)
         if run is None:
             return self._evaluate_outside(args, kwargs)
-        inputs = {**dict(zip(self._names, args, strict=False)), **kwargs}
+        inputs = self._named(args, kwargs)
         if len(inputs) < len(args) + len(kwargs) or not {"sample", "timestep"} <= inputs.keys():
             return self._forward(self.original, *args, **kwargs)  # a TypeError, in Python's own words
         return run.evaluate(inputs, lambda **inputs: self._run_plain(run, inputs))
 
+    def _named(self, args: tuple, kwargs: dict) -> dict:
+        """The arguments of a call by the names that inputs have here."""
+        here = {own: name for name, own in self._names.items()}
+        return {**dict(zip(self._names, args, strict=False)), **{here.get(k, k): v for k, v in kwargs.items()}}
+
     def _run_plain(self, run: Run, inputs: dict) -> object:
         if self._compile is None and not self.edits:
-            return self._forward(self.original, **inputs)
+            return self._forward(self.original, **{self._names.get(k, k): v for k, v in inputs.items()})
         return run.run_plain(inputs)
 
     def _build(self) -> Views:
@@ -102,7 +109,7 @@ class Engine:
             return self._forward(self.original, *args, **kwargs)
         views = self._borrow()
         try:
-            return views.run_plain({**dict(zip(self._names, args, strict=False)), **kwargs})
+            return views.run_plain(self._named(args, kwargs))
         finally:
             self._give_back(views)
 

@@ -12,6 +12,8 @@ from .overlay import has_foreign_forward
 
 FOLDABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.GroupNorm)
 """Classes, exactly these, whose weights are what they seem; a subclass may quantise or adapt them."""
+EDM_FOLDABLE = ("Conv2d", "GroupNorm")
+"""Names of EDM's own layers, which hold a weight and a bias as those of torch do."""
 
 
 class Fold(nn.Module):
@@ -47,10 +49,17 @@ def _state(layer: nn.Module, name: str) -> tuple:
 
 def can_fold(layer: nn.Module | None) -> bool:
     """Whether ``layer``'s parameters can be copied: not quantised, adapted, hooked or away from their device."""
-    if type(layer) not in FOLDABLE or has_foreign_forward(layer) or hasattr(layer, "_hf_hook"):
+    known = type(layer) in FOLDABLE or _is_edm_layer(layer)
+    if not known or has_foreign_forward(layer) or hasattr(layer, "_hf_hook"):
         return False
     hooked = layer._forward_hooks or layer._forward_pre_hooks
     return not hooked and all(p.is_floating_point() and p.device.type != "meta" for p in layer.parameters())
+
+
+def _is_edm_layer(layer: nn.Module | None) -> bool:
+    if type(layer).__name__ not in EDM_FOLDABLE or isinstance(layer, FOLDABLE):
+        return False
+    return isinstance(layer, nn.Module) and not layer._modules and layer._parameters.keys() == {"weight", "bias"}
 
 
 @torch.no_grad()

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from .edm import UNCUT, edm_skips, network_path
 from .methods.skip_method import Place
-from .skips import Skip, skip_table
+from .sites import SkipSite
+from .skips import Skip, refuse_compiled, skip_table
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class Layout:
     """Name in that part of the projection around its nonlinear path."""
     norm: str | None = "norm1"
     """Name of the norm that the nonlinear path begins with; None if there is none."""
+    uncut: str | None = None
+    """Why no part of the model can be left out at a step, and what to do instead; None where DeepCache works."""
 
     def part_of(self, layer: nn.Module) -> nn.Module:
         """The part of a layer that reads the skip."""
@@ -53,8 +57,10 @@ def layout_of(unet: nn.Module) -> Layout:
     Raises:
         UnsupportedModelError: the class, or one of its blocks, is not supported.
     """
-    from .sites import SkipSite
-
+    refuse_compiled(unet)
+    path = network_path(unet)
+    if path is not None:
+        return Layout(tuple(edm_skips(unet, path)), SkipSite, shortcut="skip", norm="norm0", uncut=UNCUT)
     table = tuple(skip_table(unet))
     wrapped = hasattr(unet.get_submodule(table[0].entry), "spatial_res_block")
     return Layout(table, SkipSite, inside="spatial_res_block." if wrapped else "")

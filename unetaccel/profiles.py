@@ -6,9 +6,14 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 
 from .errors import SettingError
-from .methods import DeepCache, Method, ScaleLong, SkipTuning
+from .methods import DeepCache, FreeU, Method, ScaleLong, SkipTuning
 
-METHODS: dict[str, type[Method]] = {"deepcache": DeepCache, "scalelong": ScaleLong, "skip_tuning": SkipTuning}
+METHODS: dict[str, type[Method]] = {
+    "deepcache": DeepCache,
+    "freeu": FreeU,
+    "scalelong": ScaleLong,
+    "skip_tuning": SkipTuning,
+}
 FOREIGN = {"cache_interval": ("interval", ""), "cache_branch_id": ("cut", "helper:")}
 """Names that DeepCacheSDHelper gives its settings: our name for each, and what goes before the value."""
 
@@ -32,7 +37,7 @@ def method_from(name: str, settings: Mapping | None = None) -> Method:
         raise SettingError(f"{name} has no setting {strange[0]!r}; it has {', '.join(known)}")
     missing = [f.name for f in fields(method) if f.default is MISSING and f.name not in found]
     if missing:
-        raise SettingError(f"{name} needs {missing[0]}, for example {name}: {{{missing[0]}: 0.8}}")
+        raise SettingError(f"{name} needs {missing[0]}, for example {name}: {method.example}")
     return method(**found)
 
 

@@ -75,6 +75,7 @@ class Sites:
     """
 
     def __init__(self, unet: nn.Module, layers: dict[str, nn.Module], strengths: list, residuals: list):
+        self.layers = layers
         self.paths = [f"{path}." for path in layers]
         """Of the layers, each with a dot, as ``overlay.copied_containers`` takes them."""
         self._by_id = {id(unet.get_submodule(path)): site for path, site in layers.items()}

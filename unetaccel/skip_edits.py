@@ -56,6 +56,8 @@ class SkipEdits:
 
     def sites(self, unet: nn.Module) -> Sites:
         """Sites for the layers of ``unet``: the user's, or an overlay of it."""
+        for method in self.methods:
+            method.check_model(unet)
         timed = [Strength() if m.schedule is not None else None for m in self.methods]
         layers = {p.skip.entry: self._site(unet, p, timed) for p in self.layout.places(unet)}
         changed = {path: site for path, site in layers.items() if site is not unet.get_submodule(path)}

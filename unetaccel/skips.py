@@ -140,7 +140,7 @@ def _spatial(resnet: nn.Module) -> nn.Module:
 
 def check_supported(unet: nn.Module) -> None:
     """Raise ``UnsupportedModelError``, naming the part at fault, unless ``unet`` can be split at its skips."""
-    _refuse_compiled(unet)
+    refuse_compiled(unet)
     if not {c.__name__ for c in type(unet).__mro__} & set(UNETS):
         raise UnsupportedModelError(unet_refusal(type(unet).__name__, UNETS))
     for kind, known in BLOCKS.items():
@@ -156,7 +156,7 @@ def check_supported(unet: nn.Module) -> None:
 OUR_COMPILE = "unetaccel.apply(..., compile=True), which compiles each view once"
 
 
-def _refuse_compiled(unet: nn.Module) -> None:
+def refuse_compiled(unet: nn.Module) -> None:
     """What is compiled as a whole cannot be split; compiled layers (``compile_repeated_blocks``) are no obstacle."""
     if hasattr(unet, "_orig_mod"):
         how, undo = "was wrapped by torch.compile", "Put the plain one back (pipe.unet = pipe.unet._orig_mod)"

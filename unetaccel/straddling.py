@@ -15,7 +15,8 @@ from torch import nn
 
 from .layouts import layout_of
 from .methods.skip_method import Place, straddles
-from .methods.skip_tuning import SkipTuning
+from .methods.skip_tuning import ScaledInput, SkipTuning
+from .overlay import overlay
 
 
 @dataclass(frozen=True)
@@ -48,15 +49,14 @@ def _fold_error(place: Place, rho: float, side: int) -> FoldError:
     layer, hidden = copy.deepcopy(place.layer).cpu().double(), place.skip.hidden
     generator = torch.Generator().manual_seed(place.skip.b)
     x = torch.randn(1, hidden + place.skip.channels, side, side, generator=generator, dtype=torch.float64)
-    embedding = getattr(layer, "time_emb_proj", None)
+    embedding = getattr(layer, "time_emb_proj", getattr(layer, "affine", None))  # as diffusers and EDM call it
     condition = None if embedding is None else x.new_zeros(1, embedding.in_features)
     plain = layer(x, condition)
     weaker = x.clone()
     weaker[:, hidden:] *= rho
     scaled = layer(weaker, condition)
-    shortcut = getattr(layer, place.shortcut)
-    around = (lambda v: v) if shortcut is None else shortcut
-    folded = plain + (around(weaker) - around(x)) / layer.output_scale_factor
+    around = getattr(layer, place.shortcut) or nn.Identity()
+    folded = overlay(layer, {place.shortcut: ScaledInput(around, hidden, rho, None)})(x, condition)
     return FoldError(straddles(place), _relative(scaled, plain), _relative(folded, scaled))
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from .errors import UnsupportedModelError
-from .inputs import ADAPTER_STATES, MID_RESIDUAL, RESIDUALS
+from .inputs import ADAPTER_STATES, MID_RESIDUAL, RESIDUALS, input_names
 from .offload import carry_hook, group_is_cut, refuse_streams
 from .overlay import Fingerprint, copied_containers, overlay, refuse_replaced_forward
 from .sites import NO_SITES, Sites
@@ -92,14 +92,15 @@ class CachedStep(nn.Module):
 
 
 class PlainStep(nn.Module):
-    """An evaluation in a call that reuses nothing: keyword inputs of the U-Net -> its output."""
+    """An evaluation in a call that reuses nothing: keyword inputs, by the names that they have here -> the model's output."""
 
     def __init__(self, unet: nn.Module):
         super().__init__()
         self.unet = unet
+        self.names = input_names(unet)
 
     def forward(self, **inputs):
-        return type(self.unet).forward(self.unet, **inputs)
+        return type(self.unet).forward(self.unet, **{self.names.get(k, k): v for k, v in inputs.items()})
 
 
 @dataclass
@@ -207,9 +208,7 @@ def build_views(unet: nn.Module, b: int, sites: Sites = NO_SITES) -> Views:
             "up_blocks": nn.ModuleList([Tap(tail, port, reads=True), *above]),
         },
     )
-    edited = (
-        overlay(unet, {"up_blocks": nn.ModuleList(part(block, up, sites=sites) for block in up)}) if sites else unet
-    )
+    edited = overlay(unet, _edited_blocks(unet, sites)) if sites else unet
     return Views(edited, full, cached, port, skip, whole, Fingerprint(containers), sites)
 
 
@@ -221,16 +220,26 @@ def edited_views(unet: nn.Module, sites: Sites) -> Views:
     """
     containers = split_containers(unet, None, sites)
     refuse_replaced_forward(containers[1:], {id(m): name for name, m in unet.named_modules()})
-    up = list(unet.up_blocks)
-    edited = overlay(unet, {"up_blocks": nn.ModuleList(part(block, up, sites=sites) for block in up)})
+    edited = overlay(unet, _edited_blocks(unet, sites) if _has_blocks(unet) else sites.layers)
     return Views(edited, edited, edited, Port(), None, 0, Fingerprint(containers), sites)
+
+
+def _edited_blocks(unet: nn.Module, sites: Sites) -> dict[str, nn.Module]:
+    up = list(unet.up_blocks)
+    return {"up_blocks": nn.ModuleList(part(block, up, sites=sites) for block in up)}
+
+
+def _has_blocks(unet: nn.Module) -> bool:
+    """Whether the decoder is a list of blocks, as diffusers' U-Nets have it."""
+    return hasattr(unet, "up_blocks")
 
 
 def split_containers(unet: nn.Module, skip: Skip | None, sites: Sites) -> list[nn.Module]:
     """The modules of ``unet`` that its views for the cut at ``skip``, with these sites, copy."""
     blocks = _split_blocks(unet, skip).items() if skip is not None else ()
     lists = [f"{path}.{name}.0" for path, block in blocks for name in LAYER_LISTS if getattr(block, name, None)]
-    return copied_containers(unet, ["down_blocks.0", "up_blocks.0", *lists, *sites.paths])
+    ends = ["down_blocks.0", "up_blocks.0"] if _has_blocks(unet) else []
+    return copied_containers(unet, [*ends, *lists, *sites.paths])
 
 
 def _split_blocks(unet: nn.Module, skip: Skip) -> dict[str, nn.Module]:

@@ -2,7 +2,8 @@
 
 from .base import Method
 from .deepcache import DeepCache
+from .freeu import FreeU
 from .scalelong import ScaleLong
 from .skip_tuning import SkipTuning
 
-__all__ = ["DeepCache", "Method", "ScaleLong", "SkipTuning"]
+__all__ = ["DeepCache", "FreeU", "Method", "ScaleLong", "SkipTuning"]

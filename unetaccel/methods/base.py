@@ -19,6 +19,8 @@ class Method:
     role: ClassVar[str]
     headline: ClassVar[tuple[str, ...]] = ()
     """Fields that ``repr`` always shows; others only where they differ from their default."""
+    example: ClassVar[str] = "{}"
+    """What a configuration file might give it."""
 
     def __repr__(self) -> str:
         shown = [f.name for f in fields(self) if f.name in self.headline or getattr(self, f.name) != f.default]

@@ -69,6 +69,13 @@ class SkipMethod(Method):
         """
         return {}
 
+    def check_model(self, unet: nn.Module) -> None:
+        """Raise if something that was done to the model excludes the method; asked whenever views are made.
+
+        Raises:
+            SettingError: it does.
+        """
+
     def parts(self, place: Place, strength: nn.Module | None) -> dict[str, nn.Module]:
         """Children of the layer, by path inside it, that stand for its own; asked whenever views are made."""
         return {}

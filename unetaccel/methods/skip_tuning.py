@@ -61,6 +61,7 @@ class SkipTuning(SkipMethod):
     compensate_control: bool = False
 
     headline: ClassVar[tuple[str, ...]] = ("rho_bottom",)
+    example: ClassVar[str] = "{rho_bottom: 0.8}"
 
     def rhos(self, count: int) -> list[float]:
         """The factor of each of ``count`` skips, by skip index b.
