@@ -374,7 +374,7 @@ def test_other_texts_in_the_same_prompt_file_are_other_pictures(tmp_path):
 
 def test_two_processes_draw_and_judge_what_one_does(tmp_path):
     pytest.importorskip("torchmetrics")
-    settings = {**SMALL, "metrics": ["labels", "psnr"]}
+    settings = {**SMALL, "metrics": ["frechet", "kernel", "labels", "psnr"]}
     (tmp_path / "sweep.json").write_text(json.dumps(settings))  # JSON is YAML
     one = run_sweep(sweep_from(settings), tmp_path / "one", tmp_path / "first.json", ("draw", "judge"), say=str)
     script = Path(__file__).parents[1] / "bench" / "quality.py"
