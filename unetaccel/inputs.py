@@ -12,8 +12,14 @@ MID_RESIDUAL = "mid_block_additional_residual"
 ADAPTER_STATES = "down_intrablock_additional_residuals"
 """A T2I-Adapter's: one per down block."""
 
-OTHER_NAMES = {"x": "sample", "sigma": "timestep", "noise_labels": "timestep"}
-"""What EDM's networks call the inputs that diffusers calls ``sample`` and ``timestep``. Here they have diffusers' names."""
+OTHER_NAMES = {
+    "x": "sample",
+    "sigma": "timestep",
+    "noise_labels": "timestep",
+    "latent_image_embeds": "sample",
+    "timestep_img": "timestep",
+}
+"""What EDM's networks and UniDiffuser call the inputs that are ``sample`` and ``timestep`` elsewhere, and here."""
 
 
 def input_names(model: nn.Module) -> dict[str, str]:

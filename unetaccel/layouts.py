@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from .edm import UNCUT, edm_skips, network_path
+from . import edm, uvit
 from .methods.skip_method import Place
-from .sites import SkipSite
+from .sites import SkipSite, TokenSite
 from .skips import Skip, refuse_compiled, skip_table
 
 
@@ -26,6 +26,8 @@ class Layout:
     """Name in that part of the projection around its nonlinear path."""
     norm: str | None = "norm1"
     """Name of the norm that the nonlinear path begins with; None if there is none."""
+    spatial: bool = True
+    """Whether skips are feature maps (N, C, H, W); else they are token sequences (N, L, C)."""
     uncut: str | None = None
     """Why no part of the model can be left out at a step, and what to do instead; None where DeepCache works."""
 
@@ -45,6 +47,7 @@ class Layout:
                 layer=self.part_of(unet.get_submodule(s.entry)),
                 shortcut=self.shortcut,
                 norm=self.norm,
+                spatial=self.spatial,
                 size=sides and tuple(-(-side // s.stride) for side in sides),
             )
             for s in self.skips
@@ -58,9 +61,12 @@ def layout_of(unet: nn.Module) -> Layout:
         UnsupportedModelError: the class, or one of its blocks, is not supported.
     """
     refuse_compiled(unet)
-    path = network_path(unet)
+    path = edm.network_path(unet)
     if path is not None:
-        return Layout(tuple(edm_skips(unet, path)), SkipSite, shortcut="skip", norm="norm0", uncut=UNCUT)
+        return Layout(tuple(edm.edm_skips(unet, path)), SkipSite, shortcut="skip", norm="norm0", uncut=edm.UNCUT)
+    if uvit.is_uvit(unet):
+        table = tuple(uvit.uvit_skips(unet))
+        return Layout(table, TokenSite, shortcut="skip_linear", norm=None, spatial=False, uncut=uvit.UNCUT)
     table = tuple(skip_table(unet))
     wrapped = hasattr(unet.get_submodule(table[0].entry), "spatial_res_block")
     return Layout(table, SkipSite, inside="spatial_res_block." if wrapped else "")

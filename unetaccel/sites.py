@@ -58,10 +58,22 @@ class SkipSite(nn.Module):
         joined = args[0] if args else kwargs[name]
         if torch.is_grad_enabled():
             joined = joined.clone()  # checkpointing hands the same tensor over a second time
-        hidden, skip = joined[:, : self.hidden], joined[:, self.hidden :]
+        self.edit(joined[:, : self.hidden], joined[:, self.hidden :])
+        return self.layer(joined, *args[1:], **kwargs) if args else self.layer(**{**kwargs, name: joined})
+
+    def edit(self, hidden: torch.Tensor, skip: torch.Tensor) -> None:
+        """All edits, in place."""
         for edit, strength in zip(self.edits, self.strengths, strict=True):
             edit(hidden, skip, None if strength is None else strength.value)
-        return self.layer(joined, *args[1:], **kwargs) if args else self.layer(**{**kwargs, name: joined})
+
+
+class TokenSite(SkipSite):
+    """Stands for a layer that takes the backbone's tokens (N, L, C) and the skip's apart, and concatenates them itself."""
+
+    def forward(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
+        x, skip = x.clone(), skip.clone()  # here others may still read them
+        self.edit(x.transpose(1, 2).unsqueeze(3), skip.transpose(1, 2).unsqueeze(3))
+        return self.layer(x, skip)
 
 
 class Sites:

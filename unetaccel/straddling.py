@@ -34,14 +34,15 @@ def fold_errors(unet: nn.Module, method: SkipTuning, side: int = 8) -> dict[int,
     """What ``SkipTuning(backend="fold")`` loses at each skip of ``unet`` that it scales, by skip index b.
 
     Computed in float64 on copies of the layers, with inputs of ``side`` x ``side`` pixels whose channels are standard normal;
-    real features have other statistics, so this is the order of magnitude.
+    real features have other statistics, so this is the order of magnitude. Layers without a norm lose nothing and are left out.
 
     Raises:
         UnsupportedModelError: see ``apply``.
     """
     places = layout_of(unet).places(unet)
     rhos = method.rhos(len(places))
-    return {p.skip.b: _fold_error(p, rhos[p.skip.b], side) for p in places if rhos[p.skip.b] != 1}
+    lossy = [p for p in places if rhos[p.skip.b] != 1 and p.norm is not None]
+    return {p.skip.b: _fold_error(p, rhos[p.skip.b], side) for p in lossy}
 
 
 @torch.no_grad()

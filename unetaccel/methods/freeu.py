@@ -40,7 +40,7 @@ class FreeU(SkipMethod):
         s1, s2: factors of the skips' low frequencies, 0 and up; 1 is neutral, 0.2 to 0.9 usual.
 
     Raises:
-        SettingError: a value out of range.
+        SettingError: a value out of range; when applied, a model without feature maps, or with diffusers' FreeU on.
     """
 
     b1: float
@@ -52,6 +52,10 @@ class FreeU(SkipMethod):
     example: ClassVar[str] = "{b1: 1.3, b2: 1.4, s1: 0.9, s2: 0.2}"
 
     def edits(self, places: Sequence[Place]) -> dict[int, SkipEdit]:
+        if not all(p.spatial for p in places):
+            raise SettingError(
+                "FreeU filters skips in space, and this model's are token sequences: SkipTuning works here"
+            )
         stages, bases = ((self.b1, self.s1), (self.b2, self.s2)), Bases()
         factors = {p.skip.b: stages[p.skip.up_block] for p in places if p.skip.up_block < len(stages)}
         return {b: Boost(*factor, bases) for b, factor in factors.items() if factor != (1, 1)}

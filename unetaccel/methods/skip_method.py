@@ -48,6 +48,8 @@ class Place:
     """Name in the layer of the projection around its nonlinear path."""
     norm: str | None
     """Name of the norm that its nonlinear path begins with, or None."""
+    spatial: bool = True
+    """Whether the skip is a feature map (N, C, H, W). Else it is a token sequence (N, L, C), which edits see as (N, C, L, 1)."""
     size: tuple[int, int] | None = None
     """(H, W) of the skip at the sample size in the model's config; None if that names none."""
 

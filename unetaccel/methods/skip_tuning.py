@@ -83,6 +83,11 @@ class SkipTuning(SkipMethod):
 
     def edits(self, places: Sequence[Place]) -> dict[int, SkipEdit]:
         rhos = self.rhos(len(places))
+        if self.where == "norm_out" and any(p.norm is None for p in places):
+            raise SettingError(
+                "SkipTuning(where='norm_out') scales what a norm over the concatenation puts out, and this model has none: use "
+                "where='concat'"
+            )
         if self.where != "concat":
             return {}
         if self.backend == "fold":
@@ -115,7 +120,7 @@ class SkipTuning(SkipMethod):
             }
         if fold and can_fold(part):
             return {name: fold_inputs(part, start, rho)}
-        return {name: ScaledInput(part or nn.Identity(), start, rho, strength)}
+        return {name: ScaledInput(part or nn.Identity(), start, rho, strength, dim=1 if place.spatial else -1)}
 
     def strengths(self, timeline: Timeline) -> list[float] | None:
         if self.schedule is None:
@@ -205,11 +210,11 @@ class Scale(SkipEdit):
 
 
 class ScaledInput(nn.Module):
-    """A layer whose input channels from ``start`` on are multiplied first."""
+    """A layer whose input channels from ``start`` on, along ``dim``, are multiplied first."""
 
-    def __init__(self, layer: nn.Module, start: int, rho: float, strength: nn.Module | None):
+    def __init__(self, layer: nn.Module, start: int, rho: float, strength: nn.Module | None, dim: int = 1):
         super().__init__()
-        self.layer, self.start, self.rho, self.strength = layer, start, rho, strength
+        self.layer, self.start, self.rho, self.strength, self.dim = layer, start, rho, strength, dim
 
     def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         return self.layer(_scaled_from(self.start, x, self), *args, **kwargs)
@@ -224,4 +229,5 @@ class ScaledOutput(ScaledInput):
 
 def _scaled_from(start: int, x: torch.Tensor, part: ScaledInput) -> torch.Tensor:
     factor = at_strength(part.rho, None if part.strength is None else part.strength.value)
-    return torch.cat([x[:, :start], scaled(x[:, start:], factor)], dim=1)
+    kept, skip = x.tensor_split([start], dim=part.dim)
+    return torch.cat([kept, scaled(skip, factor)], dim=part.dim)
