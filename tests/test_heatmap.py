@@ -1,0 +1,39 @@
+"""Heat maps of a setting against steps: which rows they lay out, what they call best, and that they are drawn."""
+
+import pytest
+from PIL import Image
+from report_cases import write_map, write_result
+
+from unetaccel.report import load
+from unetaccel.report.figures import write_figures
+from unetaccel.report.heatmap import best_value, change, moving_setting, panels_of
+
+
+def test_panels_and_their_best_cells(tmp_path):
+    result = load(write_map(tmp_path))
+    assert moving_setting(result) == ("skip_tuning", "rho_bottom")
+    panels = panels_of(result, "skip_tuning", "rho_bottom")
+    assert [p.title for p in panels] == [
+        "ddim", "ddim, deepcache interval 2 cut 0", "heun", "heun, deepcache interval 2 cut 0",
+    ]  # fmt: skip
+    metric = result.metrics["frechet"]
+    for panel in panels:
+        assert panel.steps == (5, 20)
+        assert panel.values == (0.6, 0.8, 0.9, 1.0)
+        assert [best_value(panel, metric, steps) for steps in (5, 20)] == [0.8, 0.9]
+    assert change(panels[0], metric, (5, 0.8)) == pytest.approx((10 - 8) / 10)
+    assert change(panels[1], metric, (5, 0.6)) == pytest.approx((12 - 12) / 12)  # to the cached run without it
+    assert change(panels[0], metric, (7, 0.8)) is None
+
+
+def test_the_map_replaces_the_figures_of_cost(tmp_path):
+    pytest.importorskip("matplotlib")
+    [path] = write_figures(tmp_path, [load(write_map(tmp_path))])
+    assert path.name == "map-frechet-rho_bottom.png"
+    figure = Image.open(path).convert("RGB")
+    assert min(figure.size) > 300
+    assert len(figure.getcolors(1_000_000)) > 100
+
+
+def test_a_sweep_of_caches_has_no_map(tmp_path):
+    assert moving_setting(load(write_result(tmp_path))) is None
