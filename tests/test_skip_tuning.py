@@ -276,8 +276,7 @@ STRADDLING = {
 
 @pytest.mark.parametrize("shape", STRADDLING)
 def test_straddling_layers_of_real_configurations(shape):
-    with torch.device("meta"):
-        unet = build_shape(shape)
+    unet = build_shape(shape, device="meta")
     places = layout_of(unet).places(unet)
     assert (len(places), [p.skip.b for p in places if straddles(p)]) == STRADDLING[shape]
 
