@@ -32,7 +32,7 @@ def write_figure(path: Path, runs: Sequence[dict]) -> None:
                 _draw(plot, [r["curve"] for r in runs if r["variant"] == name], measure, name, colour)
             plot.set_yscale("log")
             for format_ticks in (plot.yaxis.set_major_formatter, plot.yaxis.set_minor_formatter):
-                format_ticks(pyplot.matplotlib.ticker.LogFormatter())
+                format_ticks(lambda value, _: f"{value:g}")
             plot.set_xlabel("training step")
             plot.set_title(TITLES[measure], loc="left")
         plots[0].legend(frameon=False)
