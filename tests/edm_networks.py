@@ -71,8 +71,11 @@ class Block(nn.Module):
 class Network(nn.Module):
     """What both kinds share: flat ``enc`` and ``dec``, and the rule by which the decoder takes skips."""
 
-    def __init__(self, side, widths, blocks, emb, attention=(), scale=1.0, channels=3, labels=0, first=None):
+    def __init__(
+        self, side, widths, blocks, emb, attention=(), scale=1.0, channels=3, labels=0, first=None, pyramid=False
+    ):
         super().__init__()
+        self.pyramid = pyramid
         self.emb, options = emb, {"emb": emb, "scale": scale}
         self.map_noise = nn.Linear(1, emb)
         self.map_label = nn.Linear(labels, emb, bias=False) if labels else None
@@ -135,14 +138,10 @@ class Adm(Network):
 
 
 class Song(Network):
-    """As EDM builds DDPM++ (``pyramid=False``) and NCSN++ (a small picture beside the hidden state, both ways)."""
+    """As EDM builds DDPM++ and, with ``pyramid`` (a small picture beside the hidden state, both ways), NCSN++."""
 
-    def __init__(self, side=16, widths=(16, 32, 32), blocks=2, emb=32, pyramid=False, **options):
-        self.pyramid = pyramid
+    def __init__(self, side=16, widths=(16, 32, 32), blocks=2, emb=32, **options):
         super().__init__(side, widths, blocks, emb, scale=math.sqrt(0.5), **options)
-
-    def __setattr__(self, name, value):  # `pyramid` is set before Module.__init__
-        object.__setattr__(self, name, value) if name == "pyramid" else super().__setattr__(name, value)
 
     def encoder_extra(self, level, size, channels, width):
         if self.pyramid:

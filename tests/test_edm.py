@@ -168,6 +168,14 @@ def test_deepcache_is_refused(name):
         unetaccel.apply(build_network(name), DeepCache())
 
 
+def test_norms_with_an_activation_inside_have_no_output_of_their_own(name):
+    net = build_network(name)
+    for place in layout_of(net).places(net):
+        place.layer.norm0.fused_act = True
+    with pytest.raises(SettingError, match="activation inside: use where='concat'"):
+        unetaccel.apply(net, SkipTuning(0.6, where="norm_out"))
+
+
 def test_what_is_alike_but_not_the_same_is_refused(name):
     net = build_network(name)
     skips = list(layout_of(net).skips)

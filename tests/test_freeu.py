@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pipeline_cases import CASES, normal
 from skip_cases import edited_by_hand
 from test_video import animatediff, sampler
+from torch._dynamo.testing import CompileCounter
 
 import unetaccel
 from unetaccel import DeepCache, FreeU, SettingError
@@ -183,7 +184,7 @@ def test_one_graph_per_view(tiny):
     unet = tiny.unet("sd")
     inputs = tiny.inputs(unet)
     expected = unetaccel.apply(unet, FREEU).unet(**inputs)[0]
-    counter = torch._dynamo.testing.CompileCounter()
+    counter = CompileCounter()
     handle = unetaccel.apply(unet, FREEU, DeepCache(interval=2, cut=7, force=True), compile={"backend": counter})
     with handle.run(6):
         outputs = [handle.unet(**inputs)[0] for _ in range(6)]

@@ -177,6 +177,6 @@ def test_what_means_nothing_here_is_refused():
         unetaccel.apply(model, DeepCache())
     with pytest.raises(SettingError, match="token sequences"):
         unetaccel.apply(model, FreeU(b1=1.2, b2=1.2, s1=0.9, s2=0.2))
-    with pytest.raises(SettingError, match="this model has none: use where='concat'"):
+    with pytest.raises(SettingError, match=r"this model has none.*use where='concat'"):
         unetaccel.apply(model, SkipTuning(0.5, where="norm_out"))
     assert isinstance(model.transformer.transformer_out_blocks[0]["skip"].skip_linear, nn.Linear)

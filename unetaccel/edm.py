@@ -1,7 +1,7 @@
 """The skips of NVIDIA's EDM networks, which are not diffusers models: ADM and DDPM++/NCSN++ as EDM builds them.
 
 Karras, Aittala, Aila, Laine: "Elucidating the Design Space of Diffusion-Based Generative Models", NeurIPS 2022, arXiv
-2206.00364. They are known by their structure, whatever package they come from: an encoder ``enc`` and a decoder ``dec``,
+2206.00364. They are known by their structure, whatever package they come from (NVIDIA's PhysicsNeMo has them too): an encoder ``enc`` and a decoder ``dec``,
 ``ModuleDict``s of layers named by their resolution (``16x16_block0``). The decoder concatenates a skip before a layer
 that takes more channels than the layer before it gives. A preconditioner may hold the network as ``model``. Entries with
 ``aux`` in their name make or read a small picture beside the hidden state and consume no skip.

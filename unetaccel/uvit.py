@@ -23,7 +23,8 @@ UNCUT = (
 
 
 def is_uvit(model: nn.Module) -> bool:
-    return any(c.__name__ == "UniDiffuserModel" for c in type(model).__mro__)
+    kinds = {c.__name__ for c in type(model).__mro__}
+    return "UniDiffuserModel" in kinds and hasattr(model, "transformer")
 
 
 def uvit_skips(model: nn.Module) -> list[Skip]:

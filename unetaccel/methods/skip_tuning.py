@@ -83,10 +83,10 @@ class SkipTuning(SkipMethod):
 
     def edits(self, places: Sequence[Place]) -> dict[int, SkipEdit]:
         rhos = self.rhos(len(places))
-        if self.where == "norm_out" and any(p.norm is None for p in places):
+        if self.where == "norm_out" and not all(map(_has_norm, places)):
             raise SettingError(
-                "SkipTuning(where='norm_out') scales what a norm over the concatenation puts out, and this model has none: use "
-                "where='concat'"
+                "SkipTuning(where='norm_out') scales what a norm over the concatenation puts out, and this model has none, or one with "
+                "its activation inside: use where='concat'"
             )
         if self.where != "concat":
             return {}
@@ -193,6 +193,11 @@ class SkipTuning(SkipMethod):
 
 def is_factor(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def _has_norm(place: Place) -> bool:
+    norm = getattr(place.layer, place.norm or "", None)
+    return norm is not None and not getattr(norm, "fused_act", False)  # as PhysicsNeMo's copy of EDM's networks has it
 
 
 class Scale(SkipEdit):
