@@ -119,7 +119,7 @@ def _panel(plot, panel: Panel, metric: Metric, key: str, limit: float) -> None:
 
     grid = [[change(panel, metric, (s, v)) for v in panel.values] for s in panel.steps]
     shown = [[float("nan") if c is None else c for c in line] for line in grid]
-    plot.imshow(shown, cmap="RdYlGn", vmin=-limit, vmax=limit, aspect="auto")
+    plot.imshow(shown, cmap="RdYlGn", vmin=-1.4 * limit, vmax=1.4 * limit, aspect="auto")  # text stays legible
     for i, steps in enumerate(panel.steps):
         best = best_value(panel, metric, steps)
         for j, value in enumerate(panel.values):
