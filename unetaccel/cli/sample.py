@@ -21,6 +21,16 @@ from .options import Dtype, Format
 SHOWN = 8
 
 
+def _option(text: str):
+    return Annotated[str | None, typer.Option(help=f"Apply {text}")]
+
+
+DeepCacheOption = _option("DeepCache: interval=3,cut=1,schedule=quad, ... (lists: schedule=0+3+9).")
+SkipTuningOption = _option("Skip-Tuning: 0.8, or rho_bottom=0.8,rho_top=1,schedule=increasing,where=shortcut, ...")
+ScaleLongOption = _option("ScaleLong: mode=cs,kappa=0.9, or mode=ls,weights=gates.safetensors, ...")
+FreeUOption = _option("FreeU without FFT: b1=1.5,b2=1.6,s1=0.9,s2=0.2.")
+
+
 @app.command("sample")
 def sample_command(
     prompt: Annotated[
@@ -45,19 +55,10 @@ def sample_command(
     batch: Annotated[int, typer.Option(help="Images per pipeline call.")] = 8,
     dtype: Annotated[Dtype, typer.Option(help="Floating-point type.")] = Dtype.float32,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    deepcache: Annotated[
-        str | None, typer.Option(help="Apply DeepCache: interval=3,cut=1,schedule=quad, ... (lists: schedule=0+3+9).")
-    ] = None,
-    skip_tuning: Annotated[
-        str | None,
-        typer.Option(
-            help="Apply Skip-Tuning: rho_bottom=0.8, or only 0.8; rho_top=1,schedule=increasing,where=shortcut, ..."
-        ),
-    ] = None,
-    scalelong: Annotated[
-        str | None, typer.Option(help="Apply ScaleLong: mode=cs,kappa=0.9; mode=ls,weights=gates.safetensors; ...")
-    ] = None,
-    freeu: Annotated[str | None, typer.Option(help="Apply FreeU without FFT: b1=1.5,b2=1.6,s1=0.9,s2=0.2.")] = None,
+    deepcache: DeepCacheOption = None,
+    skip_tuning: SkipTuningOption = None,
+    scalelong: ScaleLongOption = None,
+    freeu: FreeUOption = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="Sample plainly too, side by side, and time both.")
     ] = False,
