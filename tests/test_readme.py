@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from unetaccel.report import load, markdown
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 RESULTS = ROOT / "bench" / "results"
@@ -20,6 +22,11 @@ def test_the_speed_table_is_the_committed_measurement():
         ):
             assert f"{value:.2f}" in line
         assert f"{row['ours_over_official_time']['median']:.3f}" in line
+
+
+def test_the_quality_table_is_the_committed_measurement():
+    table = README.partition("<!-- quality:begin -->\n")[2].partition("<!-- quality:end -->")[0]
+    assert table == markdown([load(RESULTS / "quality-demo.json")])
 
 
 def test_files_that_the_readme_names_exist():
