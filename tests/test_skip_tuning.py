@@ -86,6 +86,22 @@ def test_profiles():
 
 
 @torch.no_grad()
+def test_the_first_layer_of_the_decoder_takes_the_innermost_skip(tiny):
+    """Order by what runs, not by our table: rho_bottom reaches the layer that runs first, rho_top the last."""
+    unet, entered = tiny.unet(), []
+    layers = [layer for block in unet.up_blocks for layer in block.resnets]
+    hooks = [layer.register_forward_pre_hook(lambda _, args: entered.append(args[0].clone())) for layer in layers]
+    unet(**tiny.inputs(unet))
+    with unetaccel.apply(unet, SkipTuning(0.5, profile=[1.0] * 8 + [0.5])) as handle:
+        handle.unet(**tiny.inputs(unet))
+    for hook in hooks:
+        hook.remove()
+    hidden = skip_table(unet)[8].hidden
+    assert torch.equal(entered[9][:, hidden:], 0.5 * entered[0][:, hidden:])
+    assert torch.equal(entered[9][:, :hidden], entered[0][:, :hidden])
+
+
+@torch.no_grad()
 def test_neutral_changes_no_bit_and_the_check_bites(tiny):
     pipe = tiny.pipe()
     plain = tiny.call(pipe)
