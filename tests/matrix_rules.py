@@ -8,7 +8,7 @@ from architectures import ARCHITECTURES
 
 INTRODUCTIONS = {
     "U-Nets": "For every cut: the full view equals the original U-Net, and a cached step on the same inputs equals the full "
-    "step, bit for bit. Seeded small models of the real classes.",
+    "step, bit for bit; edited skips equal editing by hand, bit for bit. Seeded small models of the real classes.",
     "Pipelines": "For each: interval 1 gives the plain bits, interval 3 the planned pattern (counted by hooks on the model), "
     "a second call the same bits, and removal the original U-Net.",
     "Add-ons": "The same bits and pattern whether it comes before `apply` or while applied, and gone when it is taken away.",
@@ -126,6 +126,15 @@ RULES = (
         "{0}",
         "diffusers takes none",
         ("sizes that do not divide",),
+        UNETS,
+    ),
+    Rule(
+        "test_skip_tuning",
+        r"test_every_architecture_equals_scaling_by_hand\[(.+)\]",
+        "U-Nets",
+        "{0}",
+        "at every skip",
+        ("edited skips",),
         UNETS,
     ),
     # --- refused
