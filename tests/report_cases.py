@@ -135,12 +135,19 @@ def write_map(folder: Path, values=(0.6, 0.8, 0.9), steps=(5, 20), solvers=("ddi
         for count in steps:
             best, scores = (0.8 if count == 5 else 0.9), lambda value: {"frechet": {"value": value, "sd": 0.1}}
             common = {"solver": solver, "steps": count}
-            rows.append({**common, "id": f"{solver}-{count}-plain", "kind": "plain", "methods": {}, "metrics": scores(10.0)})
+            rows.append(
+                {**common, "id": f"{solver}-{count}-plain", "kind": "plain", "methods": {}, "metrics": scores(10.0)}
+            )
             for extra in ({}, {"deepcache": {"interval": 2, "cut": 0}}):
                 for value in (*values, *([1.0] if extra else [])):
                     methods = {"skip_tuning": {"rho_bottom": value}, **extra}
                     name = f"{solver}-{count}-rho{value}{'-cached' if extra else ''}"
-                    entry = {"id": name, "kind": "method", "methods": methods, "metrics": scores(8 + 20 * abs(value - best))}
+                    entry = {
+                        "id": name,
+                        "kind": "method",
+                        "methods": methods,
+                        "metrics": scores(8 + 20 * abs(value - best)),
+                    }
                     rows.append({**common, **entry})
     path = folder / "map.json"
     path.write_text(json.dumps(_head() | {"rows": rows}))

@@ -1,16 +1,23 @@
 """Skip-Tuning equals scaling by hand, wherever it scales, on every architecture and in every view."""
 
+import copy
+from functools import partial
+
+import diffusers
 import pytest
 import torch
 from skip_cases import edited_by_hand, parts_by_hand
 from torch._dynamo.testing import CompileCounter
+from torch.utils.checkpoint import checkpoint
 
 import unetaccel
 from unetaccel import DeepCache, SettingError, SkipTuning
+from unetaccel.folds import can_fold
 from unetaccel.layouts import layout_of
 from unetaccel.methods.skip_method import straddles
 from unetaccel.shapes import build_shape
 from unetaccel.skips import skip_table
+from unetaccel.timeline import of_scheduler
 
 
 def both(unet, method, inputs):
@@ -144,6 +151,27 @@ def test_schedules_follow_the_scheduler(tiny, name, schedule):
     assert not torch.allclose(tiny.call(pipe, steps=6), ours, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["EDMEulerScheduler", "EDMDPMSolverMultistepScheduler", "DDIMScheduler"])
+def test_time_is_that_of_the_whole_trajectory(tiny, name):
+    """Image to image enters at some noise level, which is not t = T."""
+    scheduler = getattr(diffusers, name)()
+    scheduler.set_timesteps(10)
+    whole = of_scheduler(scheduler).shares()
+    assert whole[0] > 0.8
+    assert of_scheduler(scheduler, evaluations=4).shares() == whole[6:]
+
+
+def test_checkpointing_would_use_a_later_strength(tiny):
+    unet = tiny.unet("one-layer").requires_grad_(True).train()
+    unet.enable_gradient_checkpointing()
+    inputs = tiny.inputs(unet)
+    with unetaccel.apply(unet, SkipTuning(0.5, schedule="increasing")) as handle, handle.run(2, timesteps=[900, 0]):
+        with pytest.raises(SettingError, match=r"unet\.disable_gradient_checkpointing\(\)"):
+            handle.unet(**inputs)
+        with torch.no_grad():
+            handle.unet(**inputs)
+
+
 @torch.no_grad()
 def test_schedules_of_a_loop_of_ones_own(tiny):
     unet = tiny.unet()
@@ -240,6 +268,94 @@ def test_folds_follow_the_weights(tiny):
     assert torch.allclose(folded, both(unet, SkipTuning(0.5, where="shortcut"), inputs)[1], rtol=1e-4, atol=1e-5)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("backend", ["runtime", "fold"])
+def test_a_layer_exchanged_inside_a_video_resnet_is_noticed(tiny, backend):
+    unet = tiny.unet("svd")
+    inputs, method = tiny.inputs(unet), SkipTuning(0.5, where="shortcut", backend=backend)
+    with unetaccel.apply(unet, method) as handle:
+        before = handle.unet(**inputs)[0]
+        resnet = unet.up_blocks[0].resnets[0].spatial_res_block
+        resnet.conv_shortcut = copy.deepcopy(resnet.conv_shortcut)
+        resnet.conv_shortcut.weight.mul_(2)
+        after = handle.unet(**inputs)[0]
+    assert not torch.allclose(after, before, rtol=1e-3, atol=1e-4)
+    assert torch.equal(after, both(unet, method, inputs)[1])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("where", ["shortcut", "norm_out"])
+def test_folds_follow_weights_that_change_without_a_mark(tiny, where):
+    """diffusers' ``EMAModel`` writes through ``.data``: same storage, same version."""
+    pipe, other = tiny.pipe("one-layer"), tiny.unet("one-layer", seed=1)
+    method = SkipTuning(0.5, where=where, backend="fold")
+    with unetaccel.apply(pipe, method):
+        tiny.call(pipe, steps=2)
+        versions = [p._version for p in pipe.unet.parameters()]
+        for p, new in zip(pipe.unet.parameters(), other.parameters(), strict=True):
+            p.data.copy_(new.data)
+        assert versions == [p._version for p in pipe.unet.parameters()]
+        ours = tiny.call(pipe, steps=2)
+    with unetaccel.apply(pipe, method):
+        assert torch.equal(ours, tiny.call(pipe, steps=2))
+
+
+@pytest.mark.parametrize("where", ["shortcut", "norm_out"])
+@pytest.mark.parametrize("options", [{}, {"compile": {"backend": "eager"}}], ids=["eager", "compiled"])
+def test_folded_weights_are_trained_all_the_same(tiny, where, options):
+    torch._dynamo.reset()
+    unet = tiny.unet("one-layer").requires_grad_(True)
+    inputs, grads = tiny.inputs(unet), []
+    for method in (SkipTuning(0.5, where=where), SkipTuning(0.5, where=where, backend="fold")):
+        with unetaccel.apply(unet, method, **options) as handle:
+            handle.unet(**inputs)[0].square().mean().backward()
+        grads.append([p.grad for p in unet.parameters()])
+        unet.zero_grad()
+    assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-6) for a, b in zip(*grads, strict=True))
+
+
+def test_tensors_that_are_not_what_they_seem_are_not_folded(tiny):
+    class Packed(torch.Tensor):
+        """Like those of torchao: a plain layer holds it, and its numbers are not its own."""
+
+    layer = tiny.unet("one-layer").up_blocks[0].resnets[0].conv_shortcut
+    assert can_fold(layer)
+    layer.weight = torch.nn.Parameter(layer.weight.data.as_subclass(Packed), requires_grad=False)
+    assert not can_fold(layer)
+    assert not can_fold(torch.nn.GroupNorm(2, 4, affine=False))
+
+
+@pytest.mark.parametrize("settings", [{"schedule": "increasing"}, {"where": "shortcut", "backend": "fold"}])
+def test_views_made_in_inference_mode_serve_outside_it(tiny, settings):
+    unet = tiny.unet("one-layer")
+    inputs = tiny.inputs(unet)
+
+    def evaluate(handle):
+        with handle.run(2, timesteps=[900, 100]):
+            return [handle.unet(**inputs)[0] for _ in range(2)]
+
+    with torch.inference_mode():
+        handle = unetaccel.apply(unet, SkipTuning(0.5, **settings))
+        expected = evaluate(handle)
+    with torch.no_grad():
+        assert all(map(torch.equal, evaluate(handle), expected))
+    inputs["sample"].requires_grad_()
+    evaluate(handle)[0].sum().backward()
+    assert inputs["sample"].grad.isfinite().all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("where", ["concat", "shortcut", "norm_out"])
+def test_a_schedule_does_not_round_what_is_wider_than_its_strength(tiny, where):
+    unet = tiny.unet("one-layer").double()
+    inputs = {
+        k: v.double() if torch.is_tensor(v) and v.is_floating_point() else v for k, v in tiny.inputs(unet).items()
+    }
+    method = SkipTuning(0.5, schedule="increasing", where=where)
+    with unetaccel.apply(unet, method) as handle, handle.run(1, timesteps=[999]):
+        assert torch.equal(handle.unet(**inputs)[0], unet(**inputs)[0])
+
+
 def _add_lora(unet):
     from peft import LoraConfig
 
@@ -262,7 +378,11 @@ def test_gradients_are_those_of_scaling_by_hand(tiny):
         ours = gradients(handle.unet)
         unet.train().enable_gradient_checkpointing()
         checkpointed = gradients(handle.unet)
-    for grads in (ours, checkpointed):
+        unet.enable_gradient_checkpointing(
+            partial(checkpoint, use_reentrant=True)
+        )  # whose first pass keeps no gradients
+        handle.unet(**inputs)[0].square().mean().backward()
+    for grads in (ours, checkpointed, [inputs["sample"].grad, unet.conv_in.weight.grad]):
         assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-7) for a, b in zip(grads, by_hand, strict=True))
 
 
@@ -290,6 +410,16 @@ def test_what_folding_the_concat_loses(tiny):
     for error in errors.values():
         assert error.effect > 1e-2
         assert (error.error > 1e-3) if error.straddles else (error.error < 1e-4)
+
+
+def test_what_folding_loses_is_asked_of_folds_that_lose(tiny):
+    unet = tiny.unet("one-layer").train()
+    assert unetaccel.fold_errors(unet, SkipTuning(0.5)) == unetaccel.fold_errors(unet.eval(), SkipTuning(0.5))
+    for method in (SkipTuning(0.5, where="shortcut"), unetaccel.ScaleLong()):
+        with pytest.raises(SettingError, match="give a SkipTuning with where='concat'"):
+            unetaccel.fold_errors(unet, method)
+    with pytest.raises(SettingError, match=r"up_blocks\.\d\.resnets\.\d are offloaded, quantised or adapted"):
+        unetaccel.fold_errors(unet.to("meta"), SkipTuning(0.5))
 
 
 def test_settings_are_refused_by_name(tiny):
