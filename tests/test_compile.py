@@ -236,3 +236,10 @@ def test_plain_runs_are_one_graph_for_any_lora_scale(tiny):
         ours = [(pipe.set_adapters("a", s), tiny.call(pipe, steps=6))[1] for s in (0.3, 0.7)]
     assert counter.frame_count == 1
     assert all_equal(ours, [(pipe.set_adapters("a", s), tiny.call(pipe, steps=6))[1] for s in (0.3, 0.7)])
+
+
+def test_steps_are_of_the_plain_unet_only(tiny):
+    with unetaccel.apply(tiny.unet(), DeepCache()) as handle:
+        for step in (full_step, cached_step):
+            with pytest.raises(SettingError, match=r"this one is accelerated: call handle\.remove\(\)"):
+                step(handle.unet, 1)

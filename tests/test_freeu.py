@@ -65,6 +65,11 @@ def test_the_filter_keeps_types_and_computes_in_float32():
     assert relative(filtered(x.double(), 0.3), fourier_filter(x, 1, 0.3)) <= 1e-6
 
 
+def test_the_filter_has_a_shape_on_the_meta_device():
+    x = torch.empty(2, 4, 12, 16, device="meta", dtype=torch.bfloat16)
+    assert (filtered(x, 0.3).shape, filtered(x, 0.3).dtype) == (x.shape, x.dtype)
+
+
 def test_the_edit_is_that_of_diffusers():
     hidden, skip = normal(2, 6, 8, 8), normal(2, 4, 8, 8, seed=1)
     expected = apply_freeu(0, hidden.clone(), skip.clone(), **VALUES)

@@ -8,7 +8,7 @@ from diffusers.hooks import apply_group_offloading, group_offloading
 from diffusers.hooks.group_offloading import ModuleGroup
 
 import unetaccel
-from unetaccel import DeepCache, UnsupportedModelError
+from unetaccel import DeepCache, SkipTuning, UnsupportedModelError
 
 CPU = torch.device("cpu")
 
@@ -95,6 +95,22 @@ def test_every_cut(tiny, device, cut, blocks):
 @pytest.mark.parametrize("cut", [1, 3])
 def test_every_kind_of_unet(tiny, device, architecture, cut):
     check(tiny, device, architecture, cut, blocks=2)
+
+
+@pytest.mark.parametrize("where", ["shortcut", "norm_out"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_weights_that_go_away_are_not_folded(tiny, device, when, where):
+    """A copy would lie where the weights are between evaluations, not where they are used."""
+    unet = tiny.unet()
+    inputs = tiny.inputs(unet)
+    with unetaccel.apply(unet, SkipTuning(0.5, where=where)) as handle:
+        expected = handle.unet(**inputs)[0]
+    if when == "before":
+        offload(unet)
+    handle = unetaccel.apply(unet, SkipTuning(0.5, where=where, backend="fold"))
+    if when == "after":
+        offload(unet)
+    assert torch.allclose(handle.unet(**inputs)[0], expected, rtol=1e-4, atol=1e-5)
 
 
 def options(controlnets: int) -> dict:

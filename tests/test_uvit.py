@@ -12,7 +12,7 @@ from torch._dynamo.testing import CompileCounter
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 import unetaccel
-from unetaccel import DeepCache, FreeU, SettingError, SkipTuning, UnsupportedModelError
+from unetaccel import DeepCache, FreeU, ScaleLong, SettingError, SkipTuning, UnsupportedModelError
 from unetaccel.layouts import layout_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:FutureWarning", "ignore:.*deprecated:UserWarning")
@@ -126,6 +126,34 @@ def test_what_cannot_be_folded_is_scaled_at_its_input():
     for settings in ({"backend": "fold"}, {"where": "shortcut"}):
         with unetaccel.apply(model, SkipTuning(0.4, **settings)) as handle:
             assert distance(handle.unet(**inputs()), expected) < 1e-6
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("gate", ["channel", "token"])
+def test_gates_per_feature_and_per_token(gate):
+    """The paper's own network: one factor per token, from the mean of its features."""
+    model = build_model()
+    plain = model(**inputs())
+    with unetaccel.apply(model, ScaleLong("ls", gate=gate)) as handle:
+        assert all(map(torch.equal, handle.unet(**inputs()), plain))
+        gates, seen = handle.learned["scalelong"], {}
+        for p in gates.parameters():
+            p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())) * 0.3)
+        assert distance(handle.unet(**inputs()), plain) > 1e-3
+
+        def keep(layer, args):
+            seen["in"] = args
+
+        hook = model.transformer.transformer_out_blocks[0]["skip"].register_forward_pre_hook(keep)
+        handle.unet(**inputs())
+        (_, scaled), block = seen["in"], model.transformer.transformer_in_blocks[SKIPS - 1]
+        hook.remove()
+        hook = block.register_forward_hook(lambda _, args, output: seen.update(out=output.clone()))
+        handle.unet(**inputs())
+        hook.remove()
+    pooled = seen["out"].mean(2 if gate == "token" else 1)
+    factor = 2 * torch.sigmoid(gates[str(SKIPS - 1)].network(pooled)).unsqueeze(2 if gate == "token" else 1)
+    assert torch.allclose(scaled, seen["out"] * factor, rtol=1e-4, atol=1e-5)
 
 
 def test_depth_is_in_order():

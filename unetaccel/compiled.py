@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from .accelerated import Face
 from .errors import SettingError, UnsupportedModelError
 from .lora import LoraScales
 from .overlay import Fingerprint
@@ -84,8 +85,10 @@ def check_compilable(unet: nn.Module) -> None:
 def full_step(unet: nn.Module, cut: int | str) -> FullStep:
     """``unet`` as a module ``(**inputs) -> (output, F)``, sharing its weights; for torch.export and the like.
 
+    Both steps are of the plain U-Net: no skip is edited in them.
+
     Raises:
-        SettingError, UnsupportedModelError: as ``apply``.
+        SettingError, UnsupportedModelError: as ``apply``; or ``unet`` is an accelerated one.
     """
     return _views(unet, cut).full_step
 
@@ -96,4 +99,9 @@ def cached_step(unet: nn.Module, cut: int | str) -> CachedStep:
 
 
 def _views(unet: nn.Module, cut: int | str) -> Views:
+    if isinstance(unet, Face):
+        raise SettingError(
+            "full_step and cached_step take the plain U-Net, without methods, but this one is accelerated: call handle.remove() "
+            "first, or give the U-Net that was given to apply"
+        )
     return build_views(unet, resolve_cut(cut, skip_table(unet)))

@@ -146,6 +146,7 @@ class Engine:
             while self._idle:
                 views = self._idle.pop()
                 if views.are_current():
+                    views.sites.refresh()
                     return views
         return self._build()
 

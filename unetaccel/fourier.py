@@ -11,8 +11,14 @@ It needs no complex numbers, which bfloat16, float16 on many sizes and compiled 
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
+
+
+def without_autocast(device: str) -> AbstractContextManager:
+    """Full precision on a kind of device, of which "meta" has no other."""
+    return nullcontext() if device == "meta" else torch.autocast(device, enabled=False)
 
 
 def low_basis(height: int, width: int, dtype: torch.dtype, device: torch.device | str = "cpu") -> torch.Tensor:
@@ -34,6 +40,6 @@ def scale_low_frequencies(x: torch.Tensor, factor: float, basis: torch.Tensor) -
         basis: ``low_basis`` of this size.
     """
     wide = x.to(basis.dtype)
-    with torch.autocast(x.device.type, enabled=False):  # which would round both products to half precision
+    with without_autocast(x.device.type):  # which would round both products to half precision
         low = (wide.flatten(2) @ basis.T) @ basis
     return wide.add(low.unflatten(2, x.shape[2:]), alpha=(factor - 1) / basis.shape[1]).to(x.dtype)

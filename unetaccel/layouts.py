@@ -9,6 +9,8 @@ from torch import nn
 
 from . import edm, uvit
 from .methods.skip_method import Place
+from .offload import is_group_offloaded
+from .overlay import copied_containers
 from .sites import SkipSite, TokenSite
 from .skips import Skip, refuse_compiled, skip_table
 
@@ -26,8 +28,8 @@ class Layout:
     """Name in that part of the projection around its nonlinear path."""
     norm: str | None = "norm1"
     """Name of the norm that the nonlinear path begins with; None if there is none."""
-    spatial: bool = True
-    """Whether skips are feature maps (N, C, H, W); else they are token sequences (N, L, C)."""
+    tokens: int | None = None
+    """L, where skips are token sequences (N, L, C); None where they are feature maps (N, C, H, W)."""
     uncut: str | None = None
     """Why no part of the model can be left out at a step, and what to do instead; None where DeepCache works."""
 
@@ -39,6 +41,7 @@ class Layout:
         """Every skip of ``unet``, the model itself or an overlay of it, as methods see it."""
         n, side = len(self.skips), getattr(unet, "config", {}).get("sample_size")
         sides = (side, side) if isinstance(side, int) else side
+        length = self.tokens and (self.tokens, 1)
         return [
             Place(
                 skip=s,
@@ -47,8 +50,9 @@ class Layout:
                 layer=self.part_of(unet.get_submodule(s.entry)),
                 shortcut=self.shortcut,
                 norm=self.norm,
-                spatial=self.spatial,
-                size=sides and tuple(-(-side // s.stride) for side in sides),
+                spatial=self.tokens is None,
+                size=length or (sides and tuple(-(-side // s.stride) for side in sides)),
+                stays=not any(map(is_group_offloaded, copied_containers(unet, [f"{s.entry}."])[1:])),
             )
             for s in self.skips
         ]
@@ -66,7 +70,7 @@ def layout_of(unet: nn.Module) -> Layout:
         return Layout(tuple(edm.edm_skips(unet, path)), SkipSite, shortcut="skip", norm="norm0", uncut=edm.UNCUT)
     if uvit.is_uvit(unet):
         table = tuple(uvit.uvit_skips(unet))
-        return Layout(table, TokenSite, shortcut="skip_linear", norm=None, spatial=False, uncut=uvit.UNCUT)
+        return Layout(table, TokenSite, shortcut="skip_linear", norm=None, tokens=uvit.length(unet), uncut=uvit.UNCUT)
     table = tuple(skip_table(unet))
     wrapped = hasattr(unet.get_submodule(table[0].entry), "spatial_res_block")
     return Layout(table, SkipSite, inside="spatial_res_block." if wrapped else "")

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from .errors import SettingError
 from .folds import Fold
 from .inputs import MID_RESIDUAL, RESIDUALS
 from .methods.skip_method import SkipEdit, at_strength
@@ -22,13 +23,14 @@ class Strength(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.register_buffer("value", torch.ones(()), persistent=False)
+        with torch.inference_mode(False):  # tensors made in inference mode could not be written outside it
+            self.register_buffer("value", torch.ones(()), persistent=False)
         self._set = 1.0
 
     def set(self, value: float, device: torch.device) -> None:
         """Write the tensor where it has changed, by a kernel that waits for nothing."""
         if self.value.device != device:
-            with torch.inference_mode(False):  # tensors made in inference mode could not be written outside it
+            with torch.inference_mode(False):
                 self.value, self._set = torch.ones((), device=device), 1.0
         if value != self._set:
             self.value.fill_(value)
@@ -56,8 +58,10 @@ class SkipSite(nn.Module):
     def forward(self, *args, **kwargs):
         name = None if args else next(iter(kwargs))  # AnimateDiff's blocks name it
         joined = args[0] if args else kwargs[name]
-        if torch.is_grad_enabled():
-            joined = joined.clone()  # checkpointing hands the same tensor over a second time
+        if torch.is_grad_enabled() or joined.requires_grad:
+            joined = (
+                joined.clone()
+            )  # checkpointing hands the same tensor over a second time, maybe without gradients first
         self.edit(joined[:, : self.hidden], joined[:, self.hidden :])
         return self.layer(joined, *args[1:], **kwargs) if args else self.layer(**{**kwargs, name: joined})
 
@@ -84,12 +88,16 @@ class Sites:
         layers: by path of the layer that each stands for.
         strengths: one or None per method.
         residuals: what a ControlNet's residuals are divided by (per skip index), with its strength or None.
+        inside: path, with its dot, from each layer to the part of it whose children may have been exchanged.
     """
 
-    def __init__(self, unet: nn.Module, layers: dict[str, nn.Module], strengths: list, residuals: list):
+    def __init__(
+        self, unet: nn.Module, layers: dict[str, nn.Module], strengths: list, residuals: list, inside: str = ""
+    ):
         self.layers = layers
-        self.paths = [f"{path}." for path in layers]
-        """Of the layers, each with a dot, as ``overlay.copied_containers`` takes them."""
+        self._unet = unet
+        self.paths = [f"{path}.{inside}" for path in layers]
+        """Of what may have been copied of the layers, each with a dot, as ``overlay.copied_containers`` takes them."""
         self._by_id = {id(unet.get_submodule(path)): site for path, site in layers.items()}
         self._strengths, self._residuals = strengths, residuals
         self._learned = [
@@ -115,8 +123,22 @@ class Sites:
         """Whether the weights that were folded are still the model's."""
         return all(fold.is_current() for fold in self._folds)
 
+    def refresh(self) -> None:
+        """Fold the weights again, for the sampling call that now begins."""
+        for fold in self._folds:
+            fold.refresh()
+
     def set(self, values: Sequence[float | None], device: torch.device) -> None:
-        """Set the strengths for the next evaluation."""
+        """Set the strengths for the next evaluation.
+
+        Raises:
+            SettingError: the U-Net computes layers a second time for the gradient, when the strengths have moved on.
+        """
+        if torch.is_grad_enabled() and any(self._strengths) and _is_checkpointing(self._unet):
+            raise SettingError(
+                "gradient checkpointing computes layers anew when the time of a method's schedule has moved on, and gradients would be "
+                "wrong: unet.disable_gradient_checkpointing(), or leave the schedule out"
+            )
         for strength, value in zip(self._strengths, values, strict=True):
             if strength is not None:
                 strength.set(1.0 if value is None else value, device)
@@ -138,6 +160,10 @@ class Sites:
             now = None if strength is None else strength.value
             residuals = [r / at_strength(f, now) for r, f in zip(residuals, factors, strict=False)]
         return {**inputs, RESIDUALS: tuple(residuals)}
+
+
+def _is_checkpointing(unet: nn.Module) -> bool:
+    return any(getattr(m, "gradient_checkpointing", False) for m in unet.modules())
 
 
 NO_SITES = Sites(nn.Module(), {}, [], [])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
 from torch import nn
 
 from .errors import SettingError
@@ -35,7 +36,8 @@ class SkipEdits:
     def __init__(self, methods: Sequence[SkipMethod], layout: Layout, unet: nn.Module):
         self.methods, self.layout = tuple(methods), layout
         places = layout.places(unet)
-        self._edits = [method.edits(places) for method in self.methods]
+        with torch.inference_mode(False):  # or what they learn could not be trained
+            self._edits = [method.edits(places) for method in self.methods]
         self._residuals = [m.residual_factors(places) for m in self.methods]
         self.learned = nn.ModuleDict()
         for method, edits in zip(self.methods, self._edits, strict=True):
@@ -62,7 +64,7 @@ class SkipEdits:
         layers = {p.skip.entry: self._site(unet, p, timed) for p in self.layout.places(unet)}
         changed = {path: site for path, site in layers.items() if site is not unet.get_submodule(path)}
         residuals = [(f, s) for f, s in zip(self._residuals, timed, strict=True) if f is not None]
-        return Sites(unet, changed, timed, residuals)
+        return Sites(unet, changed, timed, residuals, self.layout.inside)
 
     def _site(self, unet: nn.Module, place: Place, timed: list) -> nn.Module:
         layer = unet.get_submodule(place.skip.entry)

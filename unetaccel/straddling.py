@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from .errors import SettingError
+from .folds import can_fold
 from .layouts import layout_of
 from .methods.skip_method import Place, straddles
 from .methods.skip_tuning import ScaledInput, SkipTuning
@@ -38,16 +40,34 @@ def fold_errors(unet: nn.Module, method: SkipTuning, side: int = 8) -> dict[int,
 
     Raises:
         UnsupportedModelError: see ``apply``.
+        SettingError: not a ``SkipTuning`` of the concatenation, whose folds alone lose something; or a layer's weights are not there
+            (offloaded) or not plain numbers (quantised, adapted).
     """
+    if not isinstance(method, SkipTuning) or method.where != "concat":
+        raise SettingError(
+            f"fold_errors({method!r}): give a SkipTuning with where='concat', the only fold that is not exact"
+        )
     places = layout_of(unet).places(unet)
     rhos = method.rhos(len(places))
     lossy = [p for p in places if rhos[p.skip.b] != 1 and p.norm is not None]
+    strange = [p.skip.entry for p in lossy if not can_fold(getattr(p.layer, p.norm)) or not _is_there(p)]
+    if strange:
+        raise SettingError(
+            f"fold_errors computes with copies of layers, but the weights of {strange[0]} are offloaded, quantised or adapted: "
+            "give the U-Net as from_pretrained loads it"
+        )
     return {p.skip.b: _fold_error(p, rhos[p.skip.b], side) for p in lossy}
+
+
+def _is_there(place: Place) -> bool:
+    """Whether the layer's shortcut, if it has one, holds weights that can be copied."""
+    shortcut = getattr(place.layer, place.shortcut)
+    return shortcut is None or can_fold(shortcut)
 
 
 @torch.no_grad()
 def _fold_error(place: Place, rho: float, side: int) -> FoldError:
-    layer, hidden = copy.deepcopy(place.layer).cpu().double(), place.skip.hidden
+    layer, hidden = copy.deepcopy(place.layer).cpu().double().eval(), place.skip.hidden
     generator = torch.Generator().manual_seed(place.skip.b)
     x = torch.randn(1, hidden + place.skip.channels, side, side, generator=generator, dtype=torch.float64)
     embedding = getattr(layer, "time_emb_proj", getattr(layer, "affine", None))  # as diffusers and EDM call it

@@ -27,11 +27,15 @@ class Timeline:
     read: Callable[[], tuple[list[float], list[float]]] | None = None
     horizon: float | None = None
     """The timestep that counts as t = T; None where time is the noise level itself, as in EDM."""
+    noisiest: float | None = None
+    """The noise level that counts as t = T where time is the noise level; None: the largest of this call."""
 
     def shares(self) -> list[float] | None:
         """t / T of each evaluation, 1 at the noisiest end; None if timesteps are not known."""
         timesteps, sigmas = self.read() if self.read else ([], [])
-        times, last = (sigmas, max(sigmas, default=0.0)) if self.horizon is None else (timesteps, self.horizon)
+        times, last = (
+            (sigmas, self.noisiest or max(sigmas, default=0.0)) if self.horizon is None else (timesteps, self.horizon)
+        )
         if len(times) != self.evaluations or not all(map(math.isfinite, times)) or not last:
             return None
         return [min(max(t / last, 0.0), 1.0) for t in times]
@@ -63,7 +67,8 @@ def of_scheduler(scheduler, evaluations: int | None = None, stop: int | None = N
     if begin is None:
         begin = max((total if stop is None else stop) - count, 0)
     visited = slice(begin, begin + count)
-    return Timeline(count, _name(scheduler), lambda: _levels(scheduler, visited), _horizon(scheduler))
+    noisiest = _config(scheduler).get("sigma_max")
+    return Timeline(count, _name(scheduler), lambda: _levels(scheduler, visited), _horizon(scheduler), noisiest)
 
 
 def of_numbers(evaluations: int, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None) -> Timeline:

@@ -27,6 +27,11 @@ def is_uvit(model: nn.Module) -> bool:
     return "UniDiffuserModel" in kinds and hasattr(model, "transformer")
 
 
+def length(model: nn.Module) -> int:
+    """Tokens in a sequence: time steps, text, CLIP image and patches, and where there is one the type of the data."""
+    return model.num_tokens + bool(model.config.use_data_type_embedding)
+
+
 def uvit_skips(model: nn.Module) -> list[Skip]:
     """Every long skip, ordered by ``b``: input block b makes it, and the b-th output block from the last consumes it.
 

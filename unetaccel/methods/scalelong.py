@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from os import PathLike
 from typing import ClassVar
@@ -17,6 +16,7 @@ import torch
 from torch import nn
 
 from ..errors import SettingError
+from ..fourier import without_autocast
 from .base import is_int
 from .skip_method import Place, SkipEdit, SkipMethod, scaled
 from .skip_tuning import Scale
@@ -48,7 +48,7 @@ class ScaleLong(SkipMethod):
         innermost: instead of ``kappa``, the factor of the innermost of K skips: ``kappa = innermost ** (1 / (K - 1))``. Without
             either it is 0.168, what kappa = 0.7 makes of six skips.
         gate: ``"channel"``: the pool is over H and W, one factor per channel. ``"token"``, the paper's: the pool is over
-            channels, one factor per pixel, and the number of pixels is part of the network, so that it works at the
+            channels, one factor per pixel (per token in a transformer), and their number is part of the network, so that it works at the
             size in the U-Net's config only.
         shared: one network for all skips of one width (or one size); if false, one per skip.
         reduction: r; the hidden layer has 1 / r of the gate's inputs, and at least one unit.
@@ -99,7 +99,7 @@ class ScaleLong(SkipMethod):
             if key not in networks:
                 networks[key] = gate_network(width, self.reduction, self.start == "identity")
             top = 2.0 if self.start == "identity" else 1.0
-            gates[place.skip.b] = Gate(networks[key], top, size, place.skip.stride)
+            gates[place.skip.b] = Gate(networks[key], top, size, place.skip.stride if place.spatial else None)
         return gates
 
     def _size(self, place: Place) -> tuple[int, int]:
@@ -164,10 +164,6 @@ def gate_network(width: int, reduction: int, identity: bool) -> nn.Sequential:
     return network
 
 
-def _without_autocast(device: str) -> AbstractContextManager:
-    return nullcontext() if device == "meta" else torch.autocast(device, enabled=False)  # which meta has none of
-
-
 class Gate(SkipEdit):
     """The skip times ``top * sigmoid(network(pool(skip)))``.
 
@@ -175,15 +171,15 @@ class Gate(SkipEdit):
         network: (N, width) to (N, width); other gates may have the same.
         top: what the gate cannot exceed.
         size: (H, W) of the skip for one factor per pixel; None for one per channel.
-        stride: of the skip.
+        stride: of the skip; None for tokens, whose number is always that of ``size``.
     """
 
-    def __init__(self, network: nn.Sequential, top: float, size: tuple[int, int] | None, stride: int):
+    def __init__(self, network: nn.Sequential, top: float, size: tuple[int, int] | None, stride: int | None):
         super().__init__()
         self.network, self.top, self.size, self.stride = network, top, size, stride
 
     def check(self, sample):
-        if self.size is None:
+        if self.size is None or self.stride is None:
             return
         height, width = (-(-side // self.stride) for side in sample.shape[-2:])
         if (height, width) != self.size:
@@ -195,14 +191,13 @@ class Gate(SkipEdit):
 
     def forward(self, hidden, skip, strength):
         factor = self.factor(skip)
-        factor = factor.to(torch.promote_types(factor.dtype, skip.dtype))
         unscaled = skip.clone() if torch.is_grad_enabled() else skip  # the gate's gradient is made of it
         skip.copy_(scaled(unscaled, factor))
 
     def factor(self, skip: torch.Tensor) -> torch.Tensor:
         """The gate for a skip (N, C, H, W): (N, C, 1, 1), or (N, 1, H, W), in the type of its parameters."""
         dtype = self.network[0].weight.dtype
-        with _without_autocast(skip.device.type):
+        with without_autocast(skip.device.type):
             pooled = skip.mean((2, 3) if self.size is None else 1, dtype=dtype).flatten(1)
             gate = self.top * torch.sigmoid(self.network(pooled))
         return gate[:, :, None, None] if self.size is None else gate.unflatten(1, (1, *self.size))

@@ -51,7 +51,9 @@ class Place:
     spatial: bool = True
     """Whether the skip is a feature map (N, C, H, W). Else it is a token sequence (N, L, C), which edits see as (N, C, L, 1)."""
     size: tuple[int, int] | None = None
-    """(H, W) of the skip at the sample size in the model's config; None if that names none."""
+    """(H, W) of the skip at the sample size in the model's config, of tokens (L, 1); None if the config names none."""
+    stays: bool = True
+    """Whether the layer's weights lie where they are used, and no offloading of the block around it moves them."""
 
 
 class SkipMethod(Method):
@@ -102,8 +104,8 @@ def at_strength(factor: float, strength: torch.Tensor | None) -> float | torch.T
 
 def scaled(x: torch.Tensor, factor: float | torch.Tensor) -> torch.Tensor:
     """``x * factor`` in the type of ``x``, rounded once, also where the factor is a float32 tensor."""
-    if isinstance(factor, torch.Tensor) and x.dtype != factor.dtype:
-        return (x.to(factor.dtype) * factor).to(x.dtype)
+    if isinstance(factor, torch.Tensor):
+        return (x.to(torch.promote_types(x.dtype, factor.dtype)) * factor).to(x.dtype)
     return x * factor
 
 

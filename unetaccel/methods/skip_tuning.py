@@ -111,14 +111,11 @@ class SkipTuning(SkipMethod):
         if rho == 1:
             return {}
         name = place.norm if self.where == "norm_out" else place.shortcut
-        part, start, fold = getattr(place.layer, name, None), place.skip.hidden, self.backend == "fold"
+        part, start = getattr(place.layer, name, None), place.skip.hidden
+        fold = self.backend == "fold" and place.stays and can_fold(part)
         if self.where == "norm_out":
-            return {
-                name: fold_outputs(part, start, rho)
-                if fold and can_fold(part)
-                else ScaledOutput(part, start, rho, strength)
-            }
-        if fold and can_fold(part):
+            return {name: fold_outputs(part, start, rho) if fold else ScaledOutput(part, start, rho, strength)}
+        if fold:
             return {name: fold_inputs(part, start, rho)}
         return {name: ScaledInput(part or nn.Identity(), start, rho, strength, dim=1 if place.spatial else -1)}
 
