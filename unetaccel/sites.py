@@ -59,9 +59,7 @@ class SkipSite(nn.Module):
         name = None if args else next(iter(kwargs))  # AnimateDiff's blocks name it
         joined = args[0] if args else kwargs[name]
         if torch.is_grad_enabled() or joined.requires_grad:
-            joined = (
-                joined.clone()
-            )  # checkpointing hands the same tensor over a second time, maybe without gradients first
+            joined = joined.clone()  # checkpointing hands it over twice, perhaps without gradients at first
         self.edit(joined[:, : self.hidden], joined[:, self.hidden :])
         return self.layer(joined, *args[1:], **kwargs) if args else self.layer(**{**kwargs, name: joined})
 
