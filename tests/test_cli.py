@@ -135,7 +135,10 @@ ERRORS = {
     "too many seeds": (["sample", "--seed", "0-1000000000"], "at most 100,000 seeds"),
     "force": (["sample", "--deepcache", "force=no"], "force must be True or False"),
     "rho 0": (["sample", "--skip-tuning", "0"], "rho_bottom must be a finite number above 0"),
-    "no rho": (["sample", "--skip-tuning", "where=shortcut"], "skip_tuning needs rho_bottom"),
+    "no rho": (
+        ["sample", "--skip-tuning", "where=shortcut"],
+        "SkipTuning needs rho_bottom, for example SkipTuning(0.8)",
+    ),
     "unknown place": (["sample", "--skip-tuning", "0.8,where=mid"], "where must be 'concat', 'shortcut' or 'norm_out'"),
     "not a png": (["sample", "--out", "grid.jpeg"], "must end in .png"),
     "unknown model to inspect": (["inspect", "--model", "sd99"], "neither a hub id nor a known shape (sd15"),

@@ -214,14 +214,15 @@ def streamed(model):
     model.up_blocks[0]._diffusers_hook.hooks["group_offloading"].group.stream = object()
 
 
+@pytest.mark.parametrize("method", [DeepCache(), SkipTuning(0.8)], ids=["cache", "skips"])
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_prefetching_is_refused_with_the_way_out(tiny, device, when):
+def test_prefetching_is_refused_with_the_way_out(tiny, device, when, method):
     pipe = tiny.pipe()
     plain = tiny.call(pipe)
-    handle = unetaccel.apply(pipe, DeepCache()) if when == "after" else None
+    handle = unetaccel.apply(pipe, method) if when == "after" else None
     streamed(pipe.unet)
     with pytest.raises(UnsupportedModelError, match=r"up_blocks\.0 is group offloaded with use_stream=True.*=False"):
-        tiny.call(pipe) if handle else unetaccel.apply(pipe, DeepCache())
+        tiny.call(pipe) if handle else unetaccel.apply(pipe, method)
     if handle:
         handle.remove()
     pipe.unet.up_blocks[0]._diffusers_hook.hooks["group_offloading"].group.stream = None

@@ -10,7 +10,7 @@ from torch._dynamo.testing import CompileCounter
 from torch.utils.checkpoint import checkpoint
 
 import unetaccel
-from unetaccel import DeepCache, SettingError, SkipTuning
+from unetaccel import DeepCache, ScaleLong, SettingError, SkipTuning
 from unetaccel.layouts import layout_of
 from unetaccel.skips import skip_table
 from unetaccel.timeline import of_scheduler
@@ -69,7 +69,8 @@ def test_every_cut_is_exact_with_edited_skips(tiny, name):
 def test_profiles():
     assert SkipTuning(0.5).rhos(5) == [1.0, 0.875, 0.75, 0.625, 0.5]
     assert SkipTuning(0.5, 0.9, profile="constant").rhos(3) == [0.5, 0.5, 0.5]
-    assert SkipTuning(0.5, profile=[1, 0.9, 0.8]).rhos(3) == [1.0, 0.9, 0.8]
+    assert SkipTuning(profile=[1, 0.9, 0.8]).rhos(3) == [1.0, 0.9, 0.8]
+    assert SkipTuning(profile=ScaleLong(kappa=0.5).factors(3)).rhos(3) == [1.0, 0.5, 0.25]
     assert SkipTuning(0.7).rhos(1) == [1.0]
     with pytest.raises(SettingError, match="3 factors, but this U-Net has 9 skips"):
         SkipTuning(0.5, profile=[1, 0.9, 0.8]).rhos(9)
@@ -82,7 +83,7 @@ def test_the_first_layer_of_the_decoder_takes_the_innermost_skip(tiny):
     layers = [layer for block in unet.up_blocks for layer in block.resnets]
     hooks = [layer.register_forward_pre_hook(lambda _, args: entered.append(args[0].clone())) for layer in layers]
     unet(**tiny.inputs(unet))
-    with unetaccel.apply(unet, SkipTuning(0.5, profile=[1.0] * 8 + [0.5])) as handle:
+    with unetaccel.apply(unet, SkipTuning(profile=[1.0] * 8 + [0.5])) as handle:
         handle.unet(**tiny.inputs(unet))
     for hook in hooks:
         hook.remove()
@@ -307,6 +308,7 @@ def test_gradients_are_those_of_scaling_by_hand(tiny):
 
 def test_settings_are_refused_by_name(tiny):
     bad = [
+        ({}, r"SkipTuning needs rho_bottom, for example SkipTuning\(0\.8\), or a profile"),
         ({"rho_bottom": 0}, "rho_bottom must be a finite number above 0"),
         ({"rho_bottom": 0.5, "profile": "cosine"}, "profile must be 'linear', 'constant'"),
         ({"rho_bottom": 0.5, "schedule": (3.0, 1.0)}, "schedule must be None, 'increasing'"),

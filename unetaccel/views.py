@@ -219,6 +219,7 @@ def edited_views(unet: nn.Module, sites: Sites) -> Views:
         UnsupportedModelError: a block was patched by another tool.
     """
     containers = split_containers(unet, None, sites)
+    refuse_streams(unet)
     refuse_replaced_forward(containers[1:], {id(m): name for name, m in unet.named_modules()})
     edited = overlay(unet, _edited_blocks(unet, sites) if _has_blocks(unet) else sites.layers)
     return Views(edited, edited, edited, Port(), None, 0, Fingerprint(containers), sites)

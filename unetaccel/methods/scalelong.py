@@ -56,8 +56,12 @@ class ScaleLong(SkipMethod):
             ``"paper"``: PyTorch's random start, the gate near 0.5, for training from nothing.
         weights: a file written by ``save_learned`` to start from.
 
+    Constants fold exactly into UniDiffuser's weights: ``SkipTuning(profile=ScaleLong(kappa=0.7).factors(15), backend="fold")`` does that.
+
     The gates' parameters are float32, whatever the U-Net's type, and lie in ``handle.learned["scalelong"]``, not in the U-Net. They
-    go to the device of the first evaluation; ``handle.learned.to(device)`` does it before.
+    go to the device of the first evaluation; ``handle.learned.to(device)`` does it before. To train in several processes, wrap a
+    module that holds both (its ``forward`` calls ``handle.unet``): a ``DistributedDataParallel`` of the U-Net alone leaves the gates'
+    gradients as each process has them.
 
     Raises:
         SettingError: a value out of range, or settings that exclude each other.

@@ -30,7 +30,7 @@ class SkipTuning(SkipMethod):
     """Settings of Skip-Tuning: skip b enters the decoder as ``rho_b`` times itself.
 
     Args:
-        rho_bottom: factor of the innermost skip, above 0; 1 is neutral. The paper uses 0.65 to 0.85 on EDM ImageNet-64 (more
+        rho_bottom: factor of the innermost skip, above 0; 1 is neutral; needed unless ``profile`` lists all. The paper uses 0.65 to 0.85 on EDM ImageNet-64 (more
             steps, larger rho). Above 1 the paper reports strong degradation, and there is a warning.
         rho_top: factor of the outermost skip.
         profile: ``"linear"`` from bottom to top in the order of consumption (the paper's interpolation, both ends reached);
@@ -46,13 +46,13 @@ class SkipTuning(SkipMethod):
             norm's weights. Exact for ``shortcut`` and ``norm_out``; for ``concat`` it folds the shortcut, and ``fold_errors``
             tells what that loses. It buys graphs without an extra operation, not time.
         compensate_control: divide a ControlNet's residuals by rho first, so that control is not weakened along with the
-            skips (with ``where="concat"``).
+            skips (with ``where="concat"``). A T2I-Adapter's states enter the encoder before skips are made, and are not.
 
     Raises:
         SettingError: a value out of range, or settings that exclude each other.
     """
 
-    rho_bottom: float
+    rho_bottom: float | None = None
     rho_top: float = 1.0
     profile: str | Sequence[float] = "linear"
     schedule: str | tuple[float, float] | None = None
@@ -151,7 +151,11 @@ class SkipTuning(SkipMethod):
             raise SettingError(
                 "SkipTuning(compensate_control=True) works with where='concat' and backend='runtime' only"
             )
-        largest = max(self.profile) if isinstance(self.profile, tuple) else max(self.rho_bottom, self.rho_top)
+        if self.rho_bottom is None and isinstance(self.profile, str):
+            raise SettingError(
+                "SkipTuning needs rho_bottom, for example SkipTuning(0.8), or a profile that lists every factor"
+            )
+        largest = max(self.profile if isinstance(self.profile, tuple) else self.rhos(2))
         if largest > 1:
             warnings.warn(
                 f"unetaccel: SkipTuning with rho={largest}: above 1 the paper reports strong degradation", stacklevel=3
@@ -159,9 +163,11 @@ class SkipTuning(SkipMethod):
 
     def _check_rho_bottom(self, value):
         """a finite number above 0 (1 is neutral, 0.65 to 0.95 usual)"""
-        return is_factor(value)
+        return value is None or is_factor(value)
 
-    _check_rho_top = _check_rho_bottom
+    def _check_rho_top(self, value):
+        """a finite number above 0"""
+        return is_factor(value)
 
     def _check_profile(self, value):
         """'linear', 'constant', or a list of one factor above 0 per skip, outermost first"""

@@ -12,6 +12,8 @@ from .rows import Metric, Row, number
 LEAST = 3
 """So many values of a setting are worth a map."""
 COLUMNS = 4
+NEUTRAL_AT_ONE = ("rho_bottom", "kappa", "innermost", "b1", "b2", "s1", "s2")
+"""Settings whose value 1 is the run without the method."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,12 @@ def write_heatmaps(folder: Path, result: QualityResult, metric: str) -> list[Pat
 
 
 def moving_setting(result: QualityResult) -> tuple[str, str] | None:
-    """(method, setting) with the most different numbers; a cache's interval and cut lie on axes of cost already."""
+    """(method, setting) with the most different numbers, of those that are neutral at 1."""
     found: dict[tuple[str, str], set] = {}
     for row in result.rows:
         for method, settings in row.methods.items() if row.kind == "method" else ():
-            for key, value in settings.items() if isinstance(settings, dict) and method != "deepcache" else ():
-                if number(value) is not None:
+            for key, value in settings.items() if isinstance(settings, dict) else ():
+                if key in NEUTRAL_AT_ONE and number(value) is not None:
                     found.setdefault((method, key), set()).add(value)
     best = max(found, key=lambda name: len(found[name]), default=None)
     return best if best is not None and len(found[best]) >= LEAST else None
