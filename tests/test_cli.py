@@ -1,13 +1,15 @@
 """The command line as a user meets it: files, numbers, and one-line errors."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from unetaccel.cli import options
+from unetaccel.cli import app, options
 from unetaccel.demo.pipeline import WEIGHTS
 from unetaccel.methods import DeepCache, SkipTuning
 
@@ -27,7 +29,7 @@ def test_sample_writes_a_grid_and_prints_the_plan(tmp_path):
     )
     assert "F..F.." in result.stdout
     assert "2 full + 4 cached" in result.stdout
-    assert Image.open(out).size == (4 * 138 + 10, 2 * 138 + 10)
+    assert Image.open(out).size == (4 * 138 + 10, 2 * (138 + 3 * 14) + 10)  # captions of up to three lines
     assert len(list((tmp_path / "single").glob("*.png"))) == 8
     assert Image.open(tmp_path / "single" / "0000.png").size == (32, 32)
 
@@ -94,11 +96,14 @@ def test_skip_tuning_alone_and_with_a_cache(tmp_path):
     out, options = tmp_path / "grid.png", ["--steps", 6, "--repeats", 1]
     result = unetaccel("sample", "--skip-tuning", "0.8", "--compare", "--out", out, *options)
     assert "FFFFFF  nothing is reused" in result.stdout
-    assert "for each prompt plain and edited, whose MACs are equal" in result.stdout
-    result = unetaccel(
-        "sample", "--skip-tuning", "rho_bottom=0.8,schedule=increasing", "--deepcache", "", "--out", out, *options
-    )
+    assert "for each prompt: plain, 6; edited, 6 steps" in result.stdout
+    assert "does not tell whether they are better" in result.stdout
+    assert "skips      SkipTuning times 1, 0.975, 0.95" in result.stdout
+    both = ["sample", "--skip-tuning", "rho_bottom=0.8,schedule=increasing", "--deepcache", "", "--compare"]
+    result = unetaccel(*both, "--out", out, *options)
     assert "F..F..  cut 0" in result.stdout
+    assert "dB to the edited run" in result.stdout
+    assert "for each prompt: plain, 6; edited, 6; cached + edited; edited, 3 steps" in result.stdout
 
 
 def test_inspect_prints_every_skip():
@@ -109,6 +114,16 @@ def test_inspect_prints_every_skip():
     assert [row["b"] for row in data["cuts"]] == list(range(9))
     assert data["cuts"][0]["cached_bytes"] == 2 * 64 * 8 * 8 * 4
     assert data["cuts"][0]["ceiling"]["3"] == pytest.approx(3 / (1 + 2 * data["cuts"][0]["cached_share"]), rel=1e-3)
+
+
+@pytest.mark.parametrize("command", [["sample"], ["bench", "quality"], ["report"], ["inspect"], ["doctor"]])
+def test_help_tells_every_default(command):
+    """Square brackets would be markup to the help's printer, and vanish."""
+    source = Path(app.__file__).with_name(f"{command[0]}.py").read_text()
+    told = " ".join(unetaccel(*command, "--help").stdout.replace("\u2502", " ").split())
+    defaults = re.findall(r"\[default: ([^\]]+)\]", source)
+    assert all(f"[default: {default}]" in told for default in defaults)
+    assert len(defaults) == source.count("[default:")
 
 
 ERRORS = {
@@ -140,6 +155,10 @@ ERRORS = {
         "SkipTuning needs rho_bottom, for example SkipTuning(0.8)",
     ),
     "unknown place": (["sample", "--skip-tuning", "0.8,where=mid"], "where must be 'concat', 'shortcut' or 'norm_out'"),
+    "half of FreeU": (
+        ["sample", "--freeu", "b1=1.5"],
+        "--freeu 'b1=1.5' lacks b2: give all, for example --freeu b1=1.3,b2=1.4,s1=0.9,s2=0.2",
+    ),
     "not a png": (["sample", "--out", "grid.jpeg"], "must end in .png"),
     "unknown model to inspect": (["inspect", "--model", "sd99"], "neither a hub id nor a known shape (sd15"),
 }

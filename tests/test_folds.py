@@ -117,6 +117,7 @@ def _add_lora(unet):
 STRADDLING = {
     "sd15": (12, [2, 3, 5, 6]),
     "sdxl": (9, [2, 3, 5, 6]),
+    "sdxl-refiner": (12, [2, 3, 5, 6]),
     "ddpm-cifar": (12, [2, 3]),
     "ddpm-lsun256": (18, [5, 6, 11, 12]),
 }

@@ -151,6 +151,41 @@ def test_verdicts_know_the_direction_the_spread_and_identity(result, metric, row
     assert payload(result, metric)["rows"]  # infinite gains are JSON too
 
 
+def test_few_pictures_give_no_verdict(tmp_path):
+    result = load(rewrite(write_result(tmp_path), lambda data: data["samples"].update(prompts=6)))
+    assert all(verdict(result, row, "frechet") is None for row in result.rows)
+    text = page.page([result])
+    assert "6 pictures a seed are too few for a verdict" in text
+    assert "ahead of" not in Page(text).text[0:5]
+    assert "too few for a verdict" in markdown([result])
+
+
+def test_noise_short_runs_and_guidance_are_marked(tmp_path):
+    def change(data):
+        data["sweep"]["guidance"] = 7.5
+        row = next(row for row in data["rows"] if row["kind"] == "method")
+        row.update(ran_plain=True, speedup={"median": 1.0, "p20": 0.9, "p80": 1.1})
+
+    text = page.page([load(rewrite(write_result(tmp_path), change))])
+    assert "ran plain: too few evaluations to cache" in text
+    assert 'class="noisy"' in text
+    assert "<li>guidance 7.5</li>" in text
+
+
+def test_lost_pictures_are_told(tmp_path):
+    path = rewrite(
+        write_result(tmp_path), lambda data: [row.update(strip=f"x/{row['id']}.png") for row in data["rows"]]
+    )
+    code = "from unetaccel.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "report", path, "--out", tmp_path / "r.html"], capture_output=True, text=True
+    )
+    rows = len(load(path).rows)
+    assert f"the pictures of {rows} of {rows} rows are not where the file names them" in done.stderr
+    assert done.returncode == 0
+    assert "which has to move along with it" in (tmp_path / "r.html").read_text()
+
+
 def test_a_missing_score_gives_no_verdict(result):
     result, ours = scored(result, row={"frechet": (1.0, 0.1)}, rival={"frechet": (None, None)})
     assert verdict(result, ours, "frechet") is None

@@ -15,6 +15,7 @@ from sweep_cases import SMALL, a_store
 
 from unetaccel.demo.pipeline import load_pipeline
 from unetaccel.errors import SettingError, WeightsError
+from unetaccel.sampling import sample
 from unetaccel.sweep import draw as drawing
 from unetaccel.sweep import run as running
 from unetaccel.sweep.draw import Store, draw
@@ -103,7 +104,11 @@ def test_a_family_of_rows_may_have_steps_of_its_own():
         ({"weights": ["w.pth"]}, "weights must be NAME: VALUE pairs, got ['w.pth']"),
         ({"solvers": ["ddim", "eulr"]}, "unknown solver 'eulr'; known: ddim"),
         ({"batch": 0}, "batch must be an int of at least 1"),
-        ({"prompts": "demo"}, "prompts must be NAME: VALUE pairs, got 'demo'"),
+        ({"prompts": ["demo"]}, "prompts must be NAME: VALUE pairs, got ['demo']"),
+        ({"guidance": "high"}, "guidance must be a number such as 7.5, got 'high'"),
+        ({"size": "large"}, "size must be pixels such as 512, or [height, width], got 'large'"),
+        ({"model": 3}, "model must be a text, got 3"),
+        ({"seeds": [-1]}, "seeds must be different whole numbers from 0 to 2147483647, got [-1]"),
     ],
 )  # fmt: skip
 def test_a_wrong_sweep_is_refused_by_name(changes, message):
@@ -121,8 +126,21 @@ def test_yaml_is_read_and_its_errors_name_the_file(tmp_path):
         file.write_text(text)
         with pytest.raises(SettingError, match=r"s\.yaml"):
             read_sweep(file)
-    with pytest.raises(SettingError, match="cannot be read as YAML"):
+    with pytest.raises(SettingError, match="cannot be read: No such file"):
         read_sweep(tmp_path / "none.yaml")
+
+
+def test_yaml_needs_no_title_and_its_rows_are_checked(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("steps: 20\nprompts: none\n")
+    sweep = read_sweep(file)
+    assert (sweep.title, sweep.prompts.source, len(read_jobs(sweep.prompts, (0,)))) == ("mine", "none", 100)
+    file.write_text("ways:\n - deepcash: {}\n")
+    with pytest.raises(SettingError, match=r"mine\.yaml.*deepcash"):
+        read_sweep(file)
+    file.write_text('{"format": "unetaccel-quality/1", "rows": []}')
+    with pytest.raises(SettingError, match="is a result, not a sweep: look at it with `unetaccel report"):
+        read_sweep(file)
 
 
 def test_published_figures_must_belong_to_a_row():
@@ -193,7 +211,7 @@ def test_a_job_is_its_prompt_and_its_own_noise():
 # -- drawing -----------------------------------------------------------------------------------------------------
 
 
-def test_killed_and_resumed_equals_uninterrupted_and_draws_nothing_twice(pipe, tmp_path):
+def test_killed_and_resumed_equals_uninterrupted_and_draws_nothing_twice(pipe, tmp_path, monkeypatch):
     sweep, whole = a_store(tmp_path / "whole")
     rows = expand(sweep)
     draw(pipe, rows, sweep, whole)
@@ -204,13 +222,16 @@ def test_killed_and_resumed_equals_uninterrupted_and_draws_nothing_twice(pipe, t
 
     done = []
 
-    def kill(row, n):
-        done.append(n)
-        if len(done) == 4:
+    def killed(*args):
+        done.append(args)
+        if len(done) == 5:
             raise Kill
+        return sample(*args)
 
+    monkeypatch.setattr(drawing, "sample", killed)
     with pytest.raises(Kill):
-        draw(pipe, rows, sweep, store, on_batch=kill)
+        draw(pipe, rows, sweep, store)
+    monkeypatch.undo()
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "killed").rglob("*.png")}
     assert 0 < len(before) < 3 * len(store.jobs)
     draw(pipe, rows, sweep, store)
@@ -349,16 +370,33 @@ def test_a_folder_of_another_sweep_is_refused_and_more_rows_are_not(pipe, tmp_pa
     run_sweep(sweep, tmp_path, stages=("judge",), device="cpu", say=str)
     prompts = tmp_path / "p.txt"
     prompts.write_text("a cat")
+    (tmp_path / "empty").mkdir()
     wrong = [
         (replace(sweep, metrics=("beauty",)), "unknown metric 'beauty'"),
         (replace(sweep, metrics=("frechet",), prompts=PromptSource(str(prompts), count=1)), "name a folder of them"),
         (replace(sweep, metrics=("fid",)), "metric 'fid' needs local weights: give inception="),
+        (replace(sweep, metrics=("frechet",), real=str(tmp_path / "gone")), "real: .* is no folder"),
+        (replace(sweep, metrics=("frechet",), real=str(tmp_path / "empty")), "real: no picture"),
+        (
+            replace(sweep, metrics=("labels",), prompts=PromptSource(str(prompts))),
+            "knows what the demo's own captions say",
+        ),
         (replace(sweep, metrics=("fid",), weights={"inception": "none.pth"}), r"no file 'none\.pth'"),
     ]
     for settings, message in wrong:
         with pytest.raises((SettingError, WeightsError), match=message):
             run_sweep(settings, tmp_path / "new", say=str)
     assert not (tmp_path / "new").exists()
+    with pytest.raises(SettingError, match=r"p\.txt' is a file: name a folder"):
+        run_sweep(sweep, prompts, say=str)
+
+
+def test_a_file_of_prompts_is_taken_whole(tmp_path):
+    file = tmp_path / "p.txt"
+    file.write_text("a cat\na dog\n")
+    assert read_jobs(sweep_from({**SMALL, "prompts": str(file)}).prompts, (0,)).prompts == ("a cat", "a dog")
+    with pytest.raises(SettingError, match="has 2 prompts, fewer than count=3: leave count out to take all"):
+        read_jobs(PromptSource(str(file), count=3), (0,))
 
 
 def test_other_texts_in_the_same_prompt_file_are_other_pictures(tmp_path):

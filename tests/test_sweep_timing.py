@@ -1,14 +1,18 @@
 """Sweeps: what rows cost, how they are timed, and the plain runs of equal cost."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from sweep_cases import a_store
+from sweep_cases import SMALL, a_store
 
 from unetaccel.demo.pipeline import load_pipeline
 from unetaccel.errors import SettingError
 from unetaccel.sweep import run as running
 from unetaccel.sweep.rivals import rivals
 from unetaccel.sweep.rows import Row, expand
+from unetaccel.sweep.run import run_sweep
+from unetaccel.sweep.spec import sweep_from
 from unetaccel.sweep.timing import Account, Stopwatch, peak_memory
 
 
@@ -54,6 +58,24 @@ def test_times_of_other_conditions_are_not_mixed(pipe, tmp_path, there, message)
     vars(times).update({"images": 2, "accounts": {"ddim-6-plain": an_account(1.0, 1.0)}} | there)
     with pytest.raises(SettingError, match=message):
         running.measure(pipe, sweep, store.jobs, expand(sweep), times)
+
+
+def test_runs_too_short_to_cache_are_told_and_marked_and_repeats_are_those_measured(pipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "_load", lambda sweep, device: pipe)
+    sweep = sweep_from({**SMALL, "steps": [3, 6], "prompts": {"count": 2}, "seeds": [0], "rivals": []})
+    said = []
+    run_sweep(sweep, tmp_path, say=said.append)
+    again = run_sweep(replace(sweep, timing=replace(sweep.timing, repeats=1)), tmp_path, say=str)
+    assert again["timing"]["repeats"] == SMALL["timing"]["repeats"]
+    rows = {row["id"]: row for row in again["rows"]}
+    assert [name for name, row in rows.items() if row.get("ran_plain")] == [
+        "ddim-3-deepcache-interval2-cut0",
+        "ddim-3-deepcache-interval3-cut0",
+    ]
+    warnings = [line for line in said if line.startswith("warning: ")]
+    assert [line.split(": ")[1] for line in warnings] == [name for name, row in rows.items() if row.get("ran_plain")]
+    assert said[0].startswith("small: 6 rows of 2 pictures in ")
+    assert f"drawing {next(iter(rows))} (1 of 6)" in said
 
 
 def test_rounds_warm_up_once_and_begin_with_another_row_each(pipe, tmp_path, monkeypatch):

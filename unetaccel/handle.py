@@ -99,7 +99,8 @@ class Handle(AbstractContextManager):
     def invalidate(self) -> None:
         """Make the next evaluation full: call it from a callback that changes prompts, adapters or scales.
 
-        It concerns the sampling call that runs in this thread.
+        It concerns the sampling call that runs in this thread. Between calls it does nothing: each begins with a full
+        evaluation.
         """
         run = current_run(self._engine) or self._engine.last
         if run is not None:

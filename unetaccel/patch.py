@@ -127,6 +127,15 @@ def _split(pipe_or_unet) -> tuple[object | None, nn.Module]:
     raise UnsupportedModelError(f"expected a diffusers pipeline with a `unet`, or a U-Net module, got {name}")
 
 
+def plain_unet(pipe_or_unet) -> nn.Module:
+    """The user's U-Net in a pipeline, accelerated or not, or the one given.
+
+    Raises:
+        UnsupportedModelError: neither a pipeline with a U-Net nor a module.
+    """
+    return _plain(_split(pipe_or_unet)[1])
+
+
 def _plain(module):
     """What a face stands for, or the thing itself."""
     return module._unetaccel.original if isinstance(module, Face) else module

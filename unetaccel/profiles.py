@@ -35,10 +35,15 @@ def method_from(name: str, settings: Mapping | None = None) -> Method:
     strange = [key for key in found if key not in known]
     if strange:
         raise SettingError(f"{name} has no setting {strange[0]!r}; it has {', '.join(known)}")
-    missing = [f.name for f in fields(method) if f.default is MISSING and f.name not in found]
+    missing = missing_settings(name, found)
     if missing:
         raise SettingError(f"{name} needs {missing[0]}, for example {name}: {method.example}")
     return method(**found)
+
+
+def missing_settings(name: str, settings: Mapping) -> list[str]:
+    """The settings that the method of this name cannot do without, and that are not given."""
+    return [f.name for f in fields(METHODS[name]) if f.default is MISSING and f.name not in settings]
 
 
 def _own(key: str, value: object) -> tuple[str, object]:

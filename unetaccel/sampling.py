@@ -133,12 +133,20 @@ def _arguments(pipe, prompts: list[str], seeds: list[int], settings: Settings, o
 
 @dataclass(frozen=True)
 class Comparison:
-    """The same prompts and seeds sampled plainly, with methods applied, and plainly at equal cost."""
+    """The same prompts and seeds sampled without and with the methods, and without them at equal cost.
+
+    What caching loses is told by the distance to the same run without it. So where skips are edited too, the edited
+    run takes the plain one's place: an edit is meant to move the pictures, and its distance says nothing of its worth.
+    """
 
     plain: np.ndarray = field(repr=False)
+    """Without what is compared: with no method at all, or with the edits of skips alone where caching comes on top."""
     cached: np.ndarray = field(repr=False)
+    """With all methods."""
     rival: np.ndarray = field(repr=False)
-    """Plain, at ``rival_steps``: the run of fewer steps that costs as many MACs."""
+    """As ``plain``, at ``rival_steps``: the run of fewer steps that costs as many MACs."""
+    unedited: np.ndarray | None = field(repr=False)
+    """With no method at all, where that is not ``plain``."""
     rival_steps: int
     psnr: tuple[float, ...]
     """Of each cached image to the plain one, dB; infinite where they are equal."""
@@ -152,6 +160,7 @@ class Comparison:
         """Everything but the images, ready for JSON; a PSNR of None stands for identical images."""
         return {
             "images": len(self.plain),
+            "beside": "plain" if self.unedited is None else "edited",
             "psnr_db": _spread(self.psnr),
             "speedup": _spread(self.ratios),
             "equal_macs_plain_run": {
@@ -178,30 +187,34 @@ def compare(
     repeats: int = 3,
     on_step: Callable[[], None] | None = None,
 ) -> Comparison:
-    """Sample with and without ``methods``; the pipeline is left as it was.
+    """Sample with and without ``methods``, see ``Comparison``; the pipeline is left as it was.
 
     Times are whole calls of the first batch, plain, cached and rival in turn, ``repeats`` times, after the
     images themselves have warmed everything up.
     """
+    edits = tuple(method for method in methods if method.role == "skips")
+    base = edits if len(edits) < len(methods) else ()
 
-    def run(applied: bool, steps: int, prompts=prompts, seeds=seeds):
+    def run(applied: tuple[Method, ...], steps: int, prompts=prompts, seeds=seeds):
         how = Settings(steps, settings.guidance, settings.size, settings.batch, settings.negative_prompt)
-        with apply(pipe, *methods) if applied else nullcontext() as handle:
+        with apply(pipe, *applied) if applied else nullcontext() as handle:
             start = time.perf_counter()
             images = sample(pipe, prompts, seeds, how, on_step)
             return time.perf_counter() - start, images, handle and handle.summary()
 
-    _, plain, _ = run(False, settings.steps)
-    _, cached, summary = run(True, settings.steps)
+    unedited = run((), settings.steps)[1] if base else None
+    _, plain, _ = run(base, settings.steps)
+    _, cached, summary = run(methods, settings.steps)
     rival_steps = max(1, round(settings.steps * (summary.macs_share or 1)))
-    _, rival, _ = run(False, rival_steps)
+    _, rival, _ = run(base, rival_steps)
     first = {"prompts": prompts[: settings.batch], "seeds": seeds[: settings.batch]}
-    ways = ((False, settings.steps), (True, settings.steps), (False, rival_steps))
+    ways = ((base, settings.steps), (methods, settings.steps), (base, rival_steps))
     times = [[run(applied, steps, **first)[0] for applied, steps in ways] for _ in range(repeats)]
     return Comparison(
         plain,
         cached,
         rival,
+        unedited,
         rival_steps,
         _psnr(cached, plain),
         _psnr(rival, plain),

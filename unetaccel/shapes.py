@@ -49,6 +49,20 @@ SHAPES = {
         },
     ),
     "sdxl": ("UNet2DConditionModel", dict(sample_size=128, **_SDXL)),
+    "sdxl-refiner": (
+        "UNet2DConditionModel",
+        {
+            **_SDXL,
+            "sample_size": 128,
+            "cross_attention_dim": 1280,
+            "attention_head_dim": (6, 12, 24, 24),
+            "block_out_channels": (384, 768, 1536, 1536),
+            "transformer_layers_per_block": 4,
+            "projection_class_embeddings_input_dim": 2560,
+            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+            "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        },
+    ),
     "ddpm-cifar": (
         "UNet2DModel",
         dict(
@@ -72,7 +86,7 @@ SHAPES = {
         ),
     ),
 }
-"""Name to (class, config). The denoisers of Stable Diffusion 1.5, 2.1 and XL, and of two DDPM checkpoints."""
+"""Name to (class, config). The denoisers of Stable Diffusion 1.5, 2.1, XL and XL's refiner, and of two DDPM checkpoints."""
 
 
 def build_shape(

@@ -26,6 +26,7 @@ class SkipEdits:
         unet: the user's U-Net.
 
     Attributes:
+        account: for people, one line per method.
         learned: what the methods can learn, by name; the same modules in every view.
 
     Raises:
@@ -39,6 +40,7 @@ class SkipEdits:
         with torch.inference_mode(False):  # or what they learn could not be trained
             self._edits = [method.edits(places) for method in self.methods]
         self._residuals = [m.residual_factors(places) for m in self.methods]
+        self.account = tuple(f"{type(m).__name__} {m.account(places)}" for m in self.methods)
         self.learned = nn.ModuleDict()
         for method, edits in zip(self.methods, self._edits, strict=True):
             self._register(method, edits)

@@ -19,6 +19,7 @@ from .layouts import layout_of
 from .methods.skip_method import Place, straddles
 from .methods.skip_tuning import ScaledInput, SkipTuning
 from .overlay import overlay
+from .patch import plain_unet
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class FoldError:
     """Of the fold, to scaling the skip."""
 
 
-def fold_errors(unet: nn.Module, method: SkipTuning, side: int = 8) -> dict[int, FoldError]:
-    """What ``SkipTuning(backend="fold")`` loses at each skip of ``unet`` that it scales, by skip index b.
+def fold_errors(pipe_or_unet, method: SkipTuning, side: int = 8) -> dict[int, FoldError]:
+    """What ``SkipTuning(backend="fold")`` loses at each skip of a pipeline's U-Net, or of a U-Net, that it scales, by skip index b.
 
     Computed in float64 on copies of the layers, with inputs of ``side`` x ``side`` pixels whose channels are standard normal;
     real features have other statistics, so this is the order of magnitude. Layers without a norm lose nothing and are left out.
@@ -47,6 +48,7 @@ def fold_errors(unet: nn.Module, method: SkipTuning, side: int = 8) -> dict[int,
         raise SettingError(
             f"fold_errors({method!r}): give a SkipTuning with where='concat', the only fold that is not exact"
         )
+    unet = plain_unet(pipe_or_unet)
     places = layout_of(unet).places(unet)
     rhos = method.rhos(len(places))
     lossy = [p for p in places if rhos[p.skip.b] != 1 and p.norm is not None]

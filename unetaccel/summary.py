@@ -18,6 +18,8 @@ class Summary:
     """None if nothing is reused."""
     entry: str | None
     """The decoder layer at which cached evaluations enter."""
+    edits: tuple[str, ...] = ()
+    """What is done to the skips, one text per method."""
     pattern: str | None = None
     """``F`` and ``.`` for each evaluation of the first stream."""
     streams: int = 0
@@ -47,6 +49,7 @@ class Summary:
         lines = [f"unetaccel: {', '.join(self.methods)}"]
         if self.cut is not None:
             lines.append(f"  cut        {self.cut} (enters at {self.entry})")
+        lines += [f"  skips      {text}" for text in self.edits]
         if self.pattern is None:
             return "\n".join([*lines, "  no sampling call yet"])
         streams = f", {self.streams} streams" if self.streams > 1 else ""
@@ -69,7 +72,8 @@ class Summary:
 
 def summarize(engine: Engine) -> Summary:
     """The summary of the engine's latest run. Counts MACs once per shape of inputs; waits for CUDA timers."""
-    base = dict(methods=tuple(map(repr, engine.methods)), cut=engine.cut, entry=engine.skip and engine.skip.entry)
+    base = dict(methods=tuple(map(repr, engine.methods)), cut=engine.cut, entry=engine.skip and engine.skip.entry,
+                edits=engine.edits.account)  # fmt: skip
     report = engine.report()
     if report is None:
         return Summary(**base)

@@ -19,15 +19,15 @@ app.add_typer(bench, name="bench")
 def quality_command(
     sweep: Annotated[Path, typer.Argument(help="YAML file: methods x settings x steps x solvers x seeds.")],
     folder: Annotated[
-        Path | None, typer.Option(help="Where pictures and times are kept [default: runs/<name of the file>].")
+        Path | None, typer.Option(help="Where pictures and times are kept \\[default: runs/<name of the file>].")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Result file to write [default: in the folder].")
+        Path | None, typer.Option("--out", "-o", help="Result file to write \\[default: in the folder].")
     ] = None,
     stage: Annotated[
-        list[str] | None, typer.Option(help="time, draw or judge; may be given more than once [default: all].")
+        list[str] | None, typer.Option(help="time, draw or judge; may be given more than once \\[default: all].")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 [default: a GPU if there is one].")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 \\[default: a GPU if there is one].")] = None,
 ) -> None:
     """Sample every row of a sweep with the same prompts and seeds, time them side by side, and judge them.
 
@@ -46,13 +46,15 @@ def quality_command(
     out = out or folder / "result.json"
     if out.suffix.lower() != ".json":
         raise SettingError(f"--out {str(out)!r}: the result is JSON, so the name must end in .json")
-    result = run_sweep(
-        read_sweep(sweep),
-        folder,
-        out,
-        stages,
-        device and options.device(device),
-        lambda text: console.print(text, highlight=False),
-    )
+    say = lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True)  # noqa: E731
+    try:
+        result = run_sweep(read_sweep(sweep), folder, out, stages, device and options.device(device), say)
+    except KeyboardInterrupt:
+        say(f"stopped; what is done is in {folder}: the same command goes on from there")
+        raise typer.Exit(130) from None
     if result is not None:
-        typer.echo(f"wrote {out} ({len(result['rows'])} rows of {result['samples']['images']} pictures)")
+        count = result["samples"]["images"]
+        typer.echo(f"wrote {out} ({len(result['rows'])} rows of {count} picture{'s' * (count != 1)})")
+        typer.echo(
+            f"samples of each row are in {out.with_suffix('')}, which the report wants beside the file: unetaccel report {out}"
+        )

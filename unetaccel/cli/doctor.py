@@ -16,7 +16,7 @@ MARKS = {"ok": "[green]ok[/]      ", "note": "[yellow]note[/]    ", "conflict": 
 
 @app.command("doctor")
 def doctor_command(
-    model: Annotated[str | None, typer.Option(help="Pipeline folder or hub id [default: the shipped demo].")] = None,
+    model: Annotated[str | None, typer.Option(help="Pipeline folder or hub id \\[default: the shipped demo].")] = None,
     steps: Annotated[int, typer.Option(help="Inference steps that it will be called with.", min=1)] = 50,
     dtype: Annotated[Dtype, typer.Option(help="Floating-point type to load it in.")] = Dtype.float32,
     format: Annotated[Format, typer.Option(help="How results are printed.")] = Format.text,

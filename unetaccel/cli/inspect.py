@@ -21,11 +21,11 @@ def inspect_command(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Folder, hub id, or a shape: sd15, sd21, sdxl, ddpm-cifar, ddpm-lsun256 [default: the demo]."
+            help="Folder, hub id, or a shape: sd15, sd21, sdxl, sdxl-refiner, ddpm-cifar, ddpm-lsun256 \\[default: the demo]."
         ),
     ] = None,
     latent: Annotated[
-        str | None, typer.Option("--latent", help="Input size of the U-Net: 64, or 64x96 [default: the config's].")
+        str | None, typer.Option("--latent", help="Input size of the U-Net: 64, or 64x96 \\[default: the config's].")
     ] = None,
     batch: Annotated[int, typer.Option(help="Batch; 2 for one image with guidance.", min=1)] = 1,
     format: Annotated[Format, typer.Option(help="How results are printed.")] = Format.text,

@@ -11,7 +11,7 @@ import torch
 
 from ..errors import SettingError
 from ..methods import Method
-from ..profiles import FOREIGN, METHODS, method_from
+from ..profiles import FOREIGN, METHODS, method_from, missing_settings
 
 
 class Format(str, Enum):
@@ -56,6 +56,10 @@ def method(name: str, text: str) -> Method:
         if not equals or key not in (*names, *FOREIGN):
             raise SettingError(f"{option} {text!r}: {part!r} is not NAME=VALUE with one of {', '.join(names)}")
         settings[key] = _value(value)
+    missing = missing_settings(name, settings)
+    if missing:
+        example = METHODS[name].example.strip("{}").replace(": ", "=").replace(", ", ",")
+        raise SettingError(f"{option} {text!r} lacks {missing[0]}: give all, for example {option} {example}")
     return method_from(name, settings)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +18,7 @@ def report_command(
     out: Annotated[Path, typer.Option("--out", "-o", help="The HTML page to write.")] = Path("report.html"),
     png: Annotated[Path | None, typer.Option(help="Folder for PNG figures too (needs matplotlib).")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Markdown file for tables too.")] = None,
-    metric: Annotated[str | None, typer.Option(help="Metric shown first [default: each file's first].")] = None,
+    metric: Annotated[str | None, typer.Option(help="Metric shown first \\[default: each file's first].")] = None,
 ) -> None:
     """Show results: one page that holds everything and fetches nothing, and what a README needs."""
     from .. import report
@@ -33,11 +34,25 @@ def report_command(
 
         for path in write_figures(png, sweeps, metric):
             typer.echo(f"wrote {path}")
+    _warn_of_lost_pictures(sweeps)
     report.write_page(out, found, metric)
     typer.echo(f"wrote {out}")
     if markdown is not None:
         markdown.write_text(report.markdown(found, metric), encoding="utf-8")
         typer.echo(f"wrote {markdown}")
+
+
+def _warn_of_lost_pictures(sweeps: list) -> None:
+    from ..report.images import lost_rows
+
+    for result in sweeps:
+        if lost := lost_rows(result):
+            folder = result.path.with_suffix("")
+            warnings.warn(
+                f"unetaccel: {result.path}: the pictures of {lost} of {len(result.rows)} rows are not where the file names them "
+                f"(usually {str(folder)!r}, which has to move along with it): the page will lack them",
+                stacklevel=2,
+            )
 
 
 def _check_metric(metric: str, sweeps: list) -> None:

@@ -36,19 +36,19 @@ def sample_command(
     prompt: Annotated[
         list[str] | None, typer.Argument(help="Prompts; without any, the demo's held-out captions.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Pipeline folder or hub id [default: the shipped demo].")] = None,
+    model: Annotated[str | None, typer.Option(help="Pipeline folder or hub id \\[default: the shipped demo].")] = None,
     prompts: Annotated[Path | None, typer.Option(help="File with one prompt per line.")] = None,
     seed: Annotated[str, typer.Option(help="Seeds: 0, 0,5,7 or 0-3; every prompt is sampled with each.")] = "0",
     steps: Annotated[int, typer.Option(help="Inference steps.")] = 20,
     scheduler: Annotated[
         str | None,
         typer.Option(
-            help="ddim, ddpm, deis, dpm++, dpm++-single, euler, euler-a, heun, kdpm2, kdpm2-a, lcm, pndm, tcd, unipc [default: the pipeline's]"
+            help="ddim, ddpm, deis, dpm++, dpm++-single, euler, euler-a, heun, kdpm2, kdpm2-a, lcm, pndm, tcd, unipc \\[default: the pipeline's]"
         ),
     ] = None,
     spacing: Annotated[str | None, typer.Option(help="Timestep spacing: leading, linspace or trailing.")] = None,
     guidance: Annotated[
-        float | None, typer.Option(help="Guidance scale [default: 3 for the demo, else the pipeline's].")
+        float | None, typer.Option(help="Guidance scale \\[default: 3 for the demo, else the pipeline's].")
     ] = None,
     negative: Annotated[str | None, typer.Option(help="Negative prompt.")] = None,
     size: Annotated[str | None, typer.Option(help="Pixels: 512, or height x width: 512x768.")] = None,
@@ -120,9 +120,11 @@ class Output:
     def say(self, text: object) -> None:
         self.console.print(text, highlight=False, soft_wrap=True)
 
-    def write(self, variants: dict[str, np.ndarray], titles: list[str] | None = None) -> None:
+    def write(self, variants: dict[str, np.ndarray], jobs, titles: list[str] | None = None) -> None:
         """The grid, and the single pictures with their variant's prefix."""
-        grid.write_grid(self.grid, list(variants.values()), titles)
+        several = len(set(jobs[1])) > 1
+        captions = [f"{p}, seed {s}".lstrip(", ") if several else p for p, s in zip(*jobs, strict=True)]
+        grid.write_grid(self.grid, list(variants.values()), titles, captions)
         if self.folder is None:
             return
         for prefix, pictures in variants.items():
@@ -140,7 +142,7 @@ def _sample(pipe, methods, jobs, settings, output: Output) -> None:
         with _progress(_steps(jobs, settings)) as on_step:
             pictures = sample(pipe, *jobs, settings, on_step)
         summary = handle.summary() if handle else None
-    output.write({"": pictures})
+    output.write({"": pictures}, jobs)
     if output.format is Format.json:
         summary = summary and summary.as_dict()
         typer.echo(json.dumps({"out": str(output.grid), "images": len(pictures), "summary": summary}))
@@ -164,13 +166,20 @@ def _compare(pipe, methods, jobs, settings, repeats: int, output: Output) -> Non
 
     with apply(pipe, *methods) as handle:
         output.say(_plan(handle, settings))
-    with _progress(2 * _steps(jobs, settings) + 2 * repeats * settings.steps) as on_step:  # the rival is shorter
+    with _progress(3 * _steps(jobs, settings) + 2 * repeats * settings.steps) as on_step:  # the rival is shorter
         result = compare(pipe, methods, *jobs, settings, repeats, on_step)
+    base = "plain" if result.unedited is None else "edited"
     kind = "cached" if result.summary.cut is not None else "edited"
-    shown = {f"plain, {settings.steps}": ("plain-", result.plain), kind: (f"{kind}-", result.cached)}
+    shown = {f"plain, {settings.steps}": ("plain-", result.plain)}
+    if result.unedited is not None:
+        shown = {
+            f"plain, {settings.steps}": ("plain-", result.unedited),
+            f"edited, {settings.steps}": ("edited-", result.plain),
+        }
+    shown[f"{kind} + edited" if base == "edited" else f"{kind}, {settings.steps}"] = (f"{kind}-", result.cached)
     if result.rival_steps != settings.steps:
-        shown[f"plain, {result.rival_steps}"] = ("rival-", result.rival)
-    output.write(dict(shown.values()), list(shown))
+        shown[f"{base}, {result.rival_steps}"] = ("rival-", result.rival)
+    output.write(dict(shown.values()), jobs, list(shown))
     numbers = result.as_dict()
     if output.format is Format.json:
         job = {"prompts": jobs[0], "seeds": jobs[1], "steps": settings.steps, "guidance": settings.guidance}
@@ -179,17 +188,20 @@ def _compare(pipe, methods, jobs, settings, repeats: int, output: Output) -> Non
         return
     rival = numbers["equal_macs_plain_run"]
     output.say(result.summary)
-    output.say(_row(kind, numbers["psnr_db"], numbers["speedup"]))
-    if len(shown) == 3:
-        output.say(_row(f"plain, {rival['steps']} steps", rival["psnr_db"], rival["speedup"]))
-    last = ", and plain at equal MACs" if len(shown) == 3 else ", whose MACs are equal"
-    output.say(f"wrote {output.grid}: for each prompt plain and {kind}{last}")
+    output.say(_row(kind, base, numbers["psnr_db"], numbers["speedup"]))
+    if result.rival_steps != settings.steps:
+        output.say(_row(f"{base}, {rival['steps']} steps", base, rival["psnr_db"], rival["speedup"]))
+    if kind == "edited":
+        output.say(
+            "  How far an edit moves the pictures does not tell whether they are better: `unetaccel bench quality` does."
+        )
+    output.say(f"wrote {output.grid}, for each prompt: {'; '.join(shown)} steps")
 
 
-def _row(name: str, psnr: dict, speed: dict) -> str:
+def _row(name: str, base: str, psnr: dict, speed: dict) -> str:
     median, low, high = ("inf" if psnr[k] is None else f"{psnr[k]:.2f}" for k in ("median", "min", "max"))
     pace = f"{speed['median']:.2f}x its speed ({speed['min']:.2f} to {speed['max']:.2f})"
-    return f"  {name:<16} {median} dB to the plain run ({low} to {high}), {pace}"
+    return f"  {name:<16} {median} dB to the {base} run ({low} to {high}), {pace}"
 
 
 def _steps(jobs, settings) -> int:

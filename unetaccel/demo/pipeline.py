@@ -17,8 +17,10 @@ def load_pipeline(dtype: torch.dtype = torch.float32, device: str | torch.device
     Captions look like "a large red ring on a black background" or "a green cross left of a pink
     circle on a white background"; see ``scenes`` for the words.
     """
-    from diffusers import StableDiffusionPipeline
-
     from ..loading import load_pipeline as load
+    from ..loading import silence
 
-    return load(WEIGHTS / "pipeline", dtype=dtype, device=device, cls=StableDiffusionPipeline)
+    with silence():
+        from diffusers import StableDiffusionPipeline
+
+        return load(WEIGHTS / "pipeline", dtype=dtype, device=device, cls=StableDiffusionPipeline)

@@ -60,6 +60,16 @@ class FreeU(SkipMethod):
         factors = {p.skip.b: stages[p.skip.up_block] for p in places if p.skip.up_block < len(stages)}
         return {b: Boost(*factor, bases) for b, factor in factors.items() if factor != (1, 1)}
 
+    def account(self, places: Sequence[Place]) -> str:
+        edits = self.edits(places)
+        stages = {1: (self.b1, self.s1), 2: (self.b2, self.s2)}
+        found = [
+            f"stage {stage} (skips {', '.join(str(b) for b in ours)}): half the backbone times {b:g}, low frequencies of the skip times {s:g}"
+            for stage, (b, s) in stages.items()
+            if (ours := [p.skip.b for p in places if p.skip.up_block == stage - 1 and p.skip.b in edits])
+        ]
+        return "; ".join(found) or "nothing (neutral)"
+
     def check_model(self, unet: nn.Module) -> None:
         blocks = getattr(unet, "up_blocks", ())
         if any(all(getattr(block, name, None) for name in self.headline) for block in blocks):

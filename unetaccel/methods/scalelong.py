@@ -18,7 +18,7 @@ from torch import nn
 from ..errors import SettingError
 from ..fourier import without_autocast
 from .base import is_int
-from .skip_method import Place, SkipEdit, SkipMethod, scaled
+from .skip_method import Place, SkipEdit, SkipMethod, listed, scaled
 from .skip_tuning import Scale
 
 MODES = ("cs", "ls", "sqrt2")
@@ -92,6 +92,11 @@ class ScaleLong(SkipMethod):
             return {b: Scale(factor) for b, factor in enumerate(self.factors(len(places))) if factor != 1}
         with torch.random.fork_rng(devices=[]):  # what the user draws next is the same with and without gates
             return self._gates(places)
+
+    def account(self, places: Sequence[Place]) -> str:
+        if self.mode != "ls":
+            return f"times {listed(self.factors(len(places)))} from the outermost in"
+        return f"learned gates per {self.gate} on all {len(places)}"
 
     def _gates(self, places: Sequence[Place]) -> dict[int, SkipEdit]:
         networks: dict[object, nn.Module] = {}

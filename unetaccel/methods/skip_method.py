@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from itertools import groupby
 from os import PathLike
 from typing import ClassVar
 
@@ -88,6 +89,10 @@ class SkipMethod(Method):
         """One number in 0..1 per evaluation, or None if the method acts alike at all of them."""
         return None
 
+    def account(self, places: Sequence[Place]) -> str:
+        """For people: what is done to which skips."""
+        raise NotImplementedError
+
     def learning_settings(self) -> dict[str, object]:
         """The settings that a file of learned weights belongs to."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "weights"}
@@ -95,6 +100,12 @@ class SkipMethod(Method):
     def residual_factors(self, places: Sequence[Place]) -> list[float] | None:
         """What a ControlNet's residuals are multiplied by to reach the decoder unscaled, per skip index; or None."""
         return None
+
+
+def listed(factors: Sequence[float]) -> str:
+    """Factors by skip index, alike ones once: ``1 x 8, 0.8``."""
+    runs = [(factor, len(list(run))) for factor, run in groupby(f"{factor:.3g}" for factor in factors)]
+    return ", ".join(factor + (f" x {count}" if count > 1 else "") for factor, count in runs)
 
 
 def at_strength(factor: float, strength: torch.Tensor | None) -> float | torch.Tensor:

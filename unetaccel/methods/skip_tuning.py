@@ -17,7 +17,7 @@ from torch import nn
 from ..errors import SettingError
 from ..folds import can_fold, fold_inputs, fold_outputs
 from ..timeline import Timeline
-from .skip_method import Place, SkipEdit, SkipMethod, at_strength, scaled, straddles
+from .skip_method import Place, SkipEdit, SkipMethod, at_strength, listed, scaled, straddles
 
 PROFILES = ("linear", "constant")
 SCHEDULES = ("increasing", "decreasing")
@@ -136,6 +136,10 @@ class SkipTuning(SkipMethod):
             "the pipeline, or give them: handle.run(50, timesteps=..., sigmas=...)"
         )
 
+    def account(self, places: Sequence[Place]) -> str:
+        when = "" if self.schedule is None else f", schedule {self.schedule}"
+        return f"times {listed(self.rhos(len(places)))} from the outermost in ({self.where}, {self.backend}{when})"
+
     def residual_factors(self, places: Sequence[Place]) -> list[float] | None:
         return self.rhos(len(places)) if self.compensate_control else None
 
@@ -174,7 +178,7 @@ class SkipTuning(SkipMethod):
         return value in PROFILES if isinstance(value, str) else isinstance(value, tuple) and all(map(is_factor, value))
 
     def _check_schedule(self, value):
-        """None, 'increasing', 'decreasing', or a window of noise levels (sigma_low, sigma_high)"""
+        """None, 'increasing', 'decreasing', or a window of noise levels (sigma_low, sigma_high), the lower one first"""
         if isinstance(value, tuple):
             return (
                 len(value) == 2 and all(isinstance(v, int | float) and v >= 0 for v in value) and value[0] <= value[1]

@@ -67,6 +67,8 @@ def _speedup(result: QualityResult, row: Row, base: Row | None) -> Spread | None
     plain = result.plain(row)
     if not base or not base.seconds:
         return row.speedup
+    if row is base:
+        return Spread(1.0, 1.0, 1.0)
     if row.speedup and plain and plain.seconds and row is not plain:
         return row.speedup.scaled(base.seconds.median / plain.seconds.median)
     if not row.seconds:

@@ -12,10 +12,11 @@ def facts(result: QualityResult | SpeedResult) -> str:
     """The few things to know before reading a number, as list items."""
     data = result.data
     samples, machine = _table(data.get("samples")), _table(data.get("environment"))
-    seeds = samples.get("seeds")
+    seeds, sweep = samples.get("seeds"), _table(data.get("sweep"))
     found = [
         data.get("model") and f"model {data['model']}",
-        samples.get("images") and f"{samples['images']} images a row",
+        samples.get("images") and f"{samples['images']} image{'s' * (samples['images'] != 1)} a row",
+        sweep.get("guidance") is not None and f"guidance {sweep['guidance']}",
         isinstance(seeds, list) and f"{len(seeds)} seed{'s' * (len(seeds) != 1)}",
         data.get("steps") and f"{data['steps']} steps",
         data.get("batch") and f"batch {data['batch']}",

@@ -56,6 +56,7 @@ def write_figure(path: Path, result: QualityResult, metric: str, axis: str) -> b
         kinds, log = families(result), _wide(panels, result.metrics[metric])
         factor, prefix = _prefix(panels) if axis == "macs" else (1, "")
         for plot, (title, cost, points) in zip(plots[0], panels, strict=True):
+            _limits(plot, points, factor)
             _draw(plot, points, result.metrics[metric], cost, kinds, log, factor)
             plot.set_xlabel(cost.label + (f" ({prefix})" if prefix else "") + (" →" if cost.sign > 0 else ""))
             plot.set_title(title, loc="left")
@@ -122,7 +123,14 @@ def _draw(plot, points: list[Point], metric: Metric, cost: Axis, kinds: dict[str
     if log:
         plot.set_yscale("log")
         _plain_numbers(plot.yaxis)
-    plot.margins(x=0.09, y=0.1)
+
+
+def _limits(plot, points: list[Point], factor: float) -> None:
+    """The costs' axis by the points themselves: one noisy time would push all others together."""
+    x = [p[1].x / factor for p in points] + [p[1].limit / factor for p in points if p[1].limit]
+    room = 0.09 * (max(x) - min(x) or max(x))
+    plot.set_xlim(min(x) - room, max(x) + room)
+    plot.margins(y=0.1)
 
 
 def _prefix(panels) -> tuple[float, str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from .figures import INK, STYLE, load_pyplot
 from .results import QualityResult
 from .rows import Metric, Row, number
+from .verdicts import paired_gain
 
 LEAST = 3
 """So many values of a setting are worth a map."""
@@ -28,32 +29,29 @@ class Panel:
 
 
 def write_heatmaps(folder: Path, result: QualityResult, metric: str) -> list[Path]:
-    """``<file>-<metric>-<setting>.png``: for the setting that the sweep varies most, where there is one worth it."""
-    moving = moving_setting(result)
-    if moving is None:
-        return []
-    panels = panels_of(result, *moving)
-    path = folder / f"{result.path.stem}-{metric}-{moving[1]}.png"
-    _draw(path, result, metric, moving[1], panels)
-    return [path]
+    """``<file>-<metric>-<setting>.png`` for each setting that the sweep varies enough."""
+    written = []
+    for method, key in moving_settings(result):
+        written.append(folder / f"{result.path.stem}-{metric}-{key}.png")
+        _draw(written[-1], result, metric, key, panels_of(result, method, key))
+    return written
 
 
-def moving_setting(result: QualityResult) -> tuple[str, str] | None:
-    """(method, setting) with the most different numbers, of those that are neutral at 1."""
+def moving_settings(result: QualityResult) -> list[tuple[str, str]]:
+    """(method, setting) of ``LEAST`` or more different numbers, of those that are neutral at 1."""
     found: dict[tuple[str, str], set] = {}
     for row in result.rows:
         for method, settings in row.methods.items() if row.kind == "method" else ():
             for key, value in settings.items() if isinstance(settings, dict) else ():
                 if key in NEUTRAL_AT_ONE and number(value) is not None:
                     found.setdefault((method, key), set()).add(value)
-    best = max(found, key=lambda name: len(found[name]), default=None)
-    return best if best is not None and len(found[best]) >= LEAST else None
+    return [name for name, values in found.items() if len(values) >= LEAST]
 
 
 def panels_of(result: QualityResult, method: str, key: str) -> list[Panel]:
     """One panel for each solver and whatever else is applied; the run without the method stands at value 1."""
     found: dict[tuple, dict[tuple[int, float], Row]] = {}
-    plain = {(row.solver, row.steps): row for row in result.rows if row.kind == "plain"}
+    alone = {(row.solver, row.steps, str(row.methods)): row for row in result.rows if row.kind != "peer"}
     for row in result.rows:
         settings = row.methods.get(method)
         if row.kind != "method" or not isinstance(settings, dict) or number(settings.get(key)) is None:
@@ -62,8 +60,9 @@ def panels_of(result: QualityResult, method: str, key: str) -> list[Panel]:
         others = {name: v for name, v in row.methods.items() if name != method}
         cells = found.setdefault((row.solver, str(others), str(rest), _words(others, rest)), {})
         cells[row.steps, float(settings[key])] = row
-        if not others and (row.solver, row.steps) in plain:
-            cells.setdefault((row.steps, 1.0), plain[row.solver, row.steps])
+        without = alone.get((row.solver, row.steps, str(others)))
+        if without is not None:
+            cells.setdefault((row.steps, 1.0), without)
     return [
         Panel(f"{solver}{words}", tuple(sorted({s for s, _ in cells})), tuple(sorted({v for _, v in cells})), cells)
         for (solver, _, _, words), cells in found.items()
@@ -100,20 +99,34 @@ def _draw(path: Path, result: QualityResult, name: str, key: str, panels: list[P
     columns = min(COLUMNS, len(panels))
     lines = -(-len(panels) // columns)
     with pyplot.rc_context(STYLE | {"axes.grid": False}):
-        figure, plots = pyplot.subplots(lines, columns, figsize=(4.6 * columns, 1.2 + 2.8 * lines), squeeze=False)
+        figure, plots = pyplot.subplots(lines, columns, figsize=(1 + 4.4 * columns, 1.4 + 3 * lines), squeeze=False)
         for plot in plots.flat[len(panels) :]:
             plot.set_axis_off()
         for plot, panel in zip(plots.flat, panels, strict=False):
             _panel(plot, panel, metric, key, limit)
         sign = "lower" if metric.better == "lower" else "higher"
         figure.suptitle(
-            f"{metric.label} ({sign} is better); green: better than without the method, framed: best of its steps",
+            f"{metric.label} ({sign} is better); green: better than without the method, framed: best of its steps.\n"
+            "Below: difference to the run without it, paired by seed, ± sd over seeds; * larger than that sd.",
             x=0.01,
             ha="left",
         )
         figure.tight_layout()
         figure.savefig(path, dpi=110)
         pyplot.close(figure)
+
+
+def _cell(panel: Panel, metric: Metric, at: tuple[int, float]) -> str:
+    """The value, and below it how it differs from the run without the method; starred where more than its spread."""
+    score = panel.cells[at].scores[metric.name]
+    base = panel.cells.get((at[0], 1.0))
+    theirs = base and base.scores.get(metric.name)
+    paired = paired_gain(metric, score, theirs) if theirs and at[1] != 1 else None
+    if paired is None:
+        return f"{score.value:.3g}"
+    mean, sd = paired
+    sign = -1 if metric.better == "lower" else 1
+    return f"{score.value:.3g}\n{sign * mean:+.2g} ± {sd:.1g}{'*' * (abs(mean) > sd)}"
 
 
 def _panel(plot, panel: Panel, metric: Metric, key: str, limit: float) -> None:
@@ -128,7 +141,7 @@ def _panel(plot, panel: Panel, metric: Metric, key: str, limit: float) -> None:
             row = panel.cells.get((steps, value))
             score = row and row.scores.get(metric.name)
             if score and score.value is not None:
-                plot.text(j, i, f"{score.value:.3g}", ha="center", va="center", color=INK, fontsize=11)
+                plot.text(j, i, _cell(panel, metric, (steps, value)), ha="center", va="center", color=INK, fontsize=10)
             if value == best:
                 plot.add_patch(Rectangle((j - 0.47, i - 0.46), 0.94, 0.92, fill=False, edgecolor=INK, linewidth=2))
     plot.set_xticks(range(len(panel.values)), ["none" if v == 1 else f"{v:g}" for v in panel.values])

@@ -14,6 +14,8 @@ from .rows import Row, Spread, number
 from .series import family_name
 from .verdicts import verdict
 
+NOISY = 0.15
+"""From so large a spread on, as a share of the median, a time is marked."""
 MARKS = {"row": ("ahead", "▲"), "level": ("level", "≈"), "plain": ("behind", "▼")}
 
 
@@ -126,7 +128,9 @@ def _breakable(label: str) -> str:
 
 def _speedup(row: Row) -> tuple[str, object]:
     html, value = _spread(row.speedup, texts.times)
-    if row.speedup and row.ceiling:
+    if row.ran_plain:
+        html += '<small class="behind">ran plain: too few evaluations to cache</small>'
+    elif row.speedup and row.ceiling and row.kind != "plain":
         html += f"<small>{row.speedup.median / row.ceiling:.0%} of ceiling</small>"
     return html, value
 
@@ -135,7 +139,9 @@ def _spread(spread: Spread | None, text) -> tuple[str, object]:
     if spread is None:
         return texts.NONE, None
     median, bracket, rest = text(spread).partition(" (")
-    return f"{median}<small>{(bracket + rest).strip(' ()')}</small>", spread.median
+    noisy = (spread.high - spread.low) > NOISY * abs(spread.median)
+    said = ', <span class="noisy" title="the middle 60% of the repeats lie far apart">noisy</span>' * noisy
+    return f"{median}<small>{(bracket + rest).strip(' ()')}{said}</small>", spread.median
 
 
 def _metric(result: QualityResult, name: str) -> Column:

@@ -27,6 +27,12 @@ def collect(result: QualityResult) -> tuple[dict[str, dict[str, str]], list[str]
     return found, missing
 
 
+def lost_rows(result: QualityResult) -> int:
+    """How many rows name pictures that are not there."""
+    named = [row.strip for row in result.rows if row.strip]
+    return sum((path := _inside(result.path.parent, name)) is None or not path.is_file() for name in named)
+
+
 def _single(result: QualityResult, row: Row) -> dict[str, str | None]:
     return {name: _read(result.path.parent / "images", f"{row.id}/{name}") for name in row.images}
 

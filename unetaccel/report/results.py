@@ -93,7 +93,12 @@ def _read(path: Path) -> dict:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingError(f"result file {str(path)!r} cannot be read: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested without end
+    except (ValueError, RecursionError) as error:
+        if path.suffix.lower() in (".yaml", ".yml"):
+            raise SettingError(
+                f"{str(path)!r} is a sweep, not a result: run it with `unetaccel bench quality {path}`"
+            ) from error
+        # not UTF-8, not JSON, or nested without end
         raise SettingError(f"{str(path)!r} is not JSON ({error}): {REMEDY}") from error
     if not isinstance(data, dict):
         raise SettingError(f"{str(path)!r} holds a JSON {type(data).__name__}, not a result: {REMEDY}")

@@ -102,6 +102,8 @@ class Row:
     published: dict
     rivals: dict
     images: tuple[str, ...]
+    ran_plain: bool
+    """A method that caches, in a run too short for it."""
     strip: str | None
     """One file with all ``images``, from left to right."""
 
@@ -126,6 +128,7 @@ class Row:
             published=_table(data.get("published")),
             rivals={k: v for k, v in _table(data.get("rivals")).items() if isinstance(v, str)},
             images=tuple(name for name in images if isinstance(name, str)),
+            ran_plain=data.get("ran_plain") is True,
             strip=data.get("strip") if isinstance(data.get("strip"), str) else None,
             **{name: number(data.get(name)) for name in numbers},
         )

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import fmean, stdev
 
 from .results import QualityResult
-from .rows import Metric, Row, Score
+from .rows import Metric, Row, Score, number
 
+FEW = 100
+"""Pictures a seed below which distances between distributions say little: their bias is larger than what methods change."""
 COSTS = {"equal_macs": "equal MACs", "equal_time": "equal time"}
 RULE = (
     "A difference counts when it is larger than the spread of both over the seeds, √(sd² + sd²); "
@@ -25,12 +28,17 @@ class Verdict:
 
 
 def verdict(result: QualityResult, row: Row, metric: str, cost: str = "equal_macs") -> Verdict | None:
-    """The row against the plain run of equal ``cost``; ``None`` without a rival or a score, or with one seed only,
+    """The row against the plain run of equal ``cost``.
 
-    whose spread is not known.
+    ``None`` without a rival or a score, with one seed only (whose spread is not known), and for few pictures.
     """
     rival = result.rival(row, cost)
-    if rival is None or row.kind == "plain" or result.metrics[metric].better is None:
+    if (
+        few_pictures(result) is not None
+        or rival is None
+        or row.kind == "plain"
+        or result.metrics[metric].better is None
+    ):
         return None
     ours, theirs = row.scores.get(metric), result.score(rival, metric, result.plain(row))
     if ours is None or theirs is None:
@@ -41,6 +49,19 @@ def verdict(result: QualityResult, row: Row, metric: str, cost: str = "equal_mac
     if abs(gain) <= math.hypot(ours.sd or 0, theirs.sd or 0):
         return Verdict(rival, "level", gain)
     return Verdict(rival, "row" if gain > 0 else "plain", gain)
+
+
+def paired_gain(metric: Metric, ours: Score, theirs: Score) -> tuple[float, float] | None:
+    """Mean and standard deviation over the seeds of how much better ``ours`` is; both runs share prompts and noise.
+
+    ``None`` where either lacks a value of a seed. Differences of pairs spread less than differences of means.
+    """
+    pairs = list(zip(ours.per_seed, theirs.per_seed, strict=False))
+    if len(pairs) < 2 or len(ours.per_seed) != len(theirs.per_seed) or any(None in pair for pair in pairs):
+        return None
+    sign = 1 if metric.better == "higher" else -1
+    gains = [sign * (a - b) for a, b in pairs]
+    return fmean(gains), stdev(gains)
 
 
 def _gain(metric: Metric, ours: Score, theirs: Score) -> float:
@@ -55,8 +76,21 @@ def count(result: QualityResult, metric: str, cost: str = "equal_macs") -> dict[
     return {ahead: sum(v is not None and v.ahead == ahead for v in found) for ahead in ("row", "level", "plain")}
 
 
+def few_pictures(result: QualityResult) -> int | None:
+    """Pictures a seed, where there are too few for a verdict."""
+    samples = result.data.get("samples")
+    count = number(samples.get("prompts")) if isinstance(samples, dict) else None
+    return int(count) if count is not None and count < FEW else None
+
+
 def finding(result: QualityResult, metric: str) -> str:
     """The outcome in one sentence, whichever way it went."""
+    few = few_pictures(result)
+    if few is not None:
+        return (
+            f"{few} picture{'s' * (few != 1)} a seed are too few for a verdict: these figures only show that the sweep runs. "
+            f"Sample at least {FEW} prompts, better 1000 and more."
+        )
     found = count(result, metric)
     total, label = sum(found.values()), result.metrics[metric].label
     if not total:

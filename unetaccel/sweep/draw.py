@@ -6,6 +6,7 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,11 +35,16 @@ class Store:
     def path(self, row: Row, i: int) -> Path:
         return self.folder / "images" / row.id / self.jobs.name(i)
 
+    def there(self, row: Row) -> set[int]:
+        """The jobs whose pictures are there."""
+        folder = self.folder / "images" / row.id
+        names = set(os.listdir(folder)) if folder.is_dir() else set()
+        return {i for i in range(len(self.jobs)) if self.jobs.name(i) in names}
+
     def missing(self, row: Row, batches: Iterable[range]) -> list[range]:
         """The batches of which not every picture is there."""
-        folder = self.folder / "images" / row.id
-        there = set(os.listdir(folder)) if folder.is_dir() else set()
-        return [batch for batch in batches if not all(self.jobs.name(i) in there for i in batch)]
+        there = self.there(row)
+        return [batch for batch in batches if not there.issuperset(batch)]
 
     def write(self, row: Row, batch: range, pictures: np.ndarray) -> None:
         """Store float pictures (N, H, W, 3) in [0, 1]; a picture is either there as a whole or not at all."""
@@ -85,21 +91,23 @@ def read_picture(path: Path) -> torch.Tensor:
 
 def draw(
     pipe, rows: list[Row], sweep: Sweep, store: Store, rank: int = 0, world: int = 1,
-    on_batch: Callable[[Row, int], None] = lambda row, done: None,
+    around: Callable[[Row], AbstractContextManager] = nullcontext,
 ) -> None:  # fmt: skip
     """Draw what is missing of this shard: batch ``k`` belongs to process ``k % world``.
 
     A picture depends on its prompt, its seed and its row; batches are cut the same way whatever the shards, so not even
     rounding differs between them. Killed and run again, it goes on where it was.
+
+    Args:
+        around: entered with each row of which something is missing, while it is drawn.
     """
     batches = store.jobs.batches(sweep.batch)
     for row in rows:
-        missing = set(store.missing(row, batches))
+        mine = store.missing(row, [b for k, b in enumerate(batches) if k % world == rank])
+        if not mine:
+            continue
         settings = Settings(row.steps, sweep.guidance, sweep.size, sweep.batch, sweep.negative_prompt)
-        mine = [b for k, b in enumerate(batches) if k % world == rank]
-        with applied(pipe, row, sweep.scheduler):
+        with around(row), applied(pipe, row, sweep.scheduler):
             for batch in mine:
-                if batch in missing:
-                    prompts, seeds = zip(*(store.jobs[i] for i in batch), strict=True)
-                    store.write(row, batch, sample(pipe, list(prompts), list(seeds), settings))
-                on_batch(row, len(batch))
+                prompts, seeds = zip(*(store.jobs[i] for i in batch), strict=True)
+                store.write(row, batch, sample(pipe, list(prompts), list(seeds), settings))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import SettingError
-from .spec import PromptSource
+from .spec import DEFAULT_COUNT, PromptSource
 
 if TYPE_CHECKING:
     from ..demo.scenes import Scenes
@@ -58,19 +58,22 @@ def read_jobs(source: PromptSource, seeds: tuple[int, ...]) -> Jobs:
     Raises:
         SettingError: the file cannot be read as its format, or has fewer prompts than asked for.
     """
+    count = source.count or DEFAULT_COUNT
     if source.source == "none":
-        return Jobs(("",) * source.count, seeds, source="no prompts")
+        return Jobs(("",) * count, seeds, source="no prompts")
     if source.source == "demo":
         from ..demo.scenes import sample_scenes
 
-        scenes = sample_scenes(source.count, seed=source.seed or 0, held_out=True)
+        scenes = sample_scenes(count, seed=source.seed or 0, held_out=True)
         return Jobs(tuple(scenes.captions()), seeds, scenes, "held-out captions of the demo")
     path = Path(source.source)
     found = read_prompts(path, source.format)
     if source.seed is not None:
         random.Random(source.seed).shuffle(found)
-    if len(found) < source.count:
-        raise SettingError(f"prompts: {str(path)!r} has {len(found)} prompts, fewer than count={source.count}")
+    if len(found) < (source.count or 0):
+        raise SettingError(
+            f"prompts: {str(path)!r} has {len(found)} prompts, fewer than count={source.count}: leave count out to take all"
+        )
     return Jobs(tuple(found[: source.count]), seeds, source=path.name)
 
 

@@ -63,7 +63,8 @@ def judge_rows(
             bases = [base for base in starts if base.solver == row.solver and base.steps > row.steps and base in drawn]
             described["metrics_to"] = {base.id: judge.to_plain(row, base) for base in bases}
         judged.append(described)
-        say(f"judged {row.id} ({len(judged)} of {len(drawn[rank::world])})")
+        share = f" of the share of process {rank}" if world > 1 else ""
+        say(f"judged {row.id} ({len(judged)} of {len(drawn[rank::world])}{share})")
     return judged
 
 
@@ -73,7 +74,7 @@ def assemble(
     """The result file, from the entries of all processes."""
     found = {described["id"]: described for described in judged}
     return {
-        **_head(sweep, times, store, picture_size(store, drawn), device),
+        **_head(sweep, drawn, times, store, picture_size(store, drawn), device),
         "metrics": {name: info for metric in metrics for name, info in metric.columns.items()},
         "rows": [found[row.id] for row in drawn],
     }
@@ -85,9 +86,9 @@ def picture_size(store: Store, drawn: list[Row]) -> tuple[int, int]:
     return height, width
 
 
-def _head(sweep: Sweep, times: Times, store: Store, size: tuple[int, int], device) -> dict:
+def _head(sweep: Sweep, drawn: list[Row], times: Times, store: Store, size: tuple[int, int], device) -> dict:
     """What was run, on which samples, where and how: all but the rows."""
-    jobs = store.jobs
+    jobs, rounds = store.jobs, [len(times.accounts[row.id].ratios) for row in drawn if row.id in times.accounts]
     return {
         "format": FORMAT,
         "title": sweep.title,
@@ -104,7 +105,7 @@ def _head(sweep: Sweep, times: Times, store: Store, size: tuple[int, int], devic
         },
         "timing": {
             "batch": times.images,
-            "repeats": sweep.timing.repeats,
+            "repeats": min(rounds, default=0),  # as measured: a folder may hold more than the sweep asks for
             "threads": sweep.timing.threads,
             "how": "whole calls in one process, each a ratio to the longest plain run shortly before it; "
             "median with the 20th and 80th percentile",
@@ -169,6 +170,8 @@ def _describe(row: Row, sweep: Sweep, times: Times) -> dict:
         "peak_memory_bytes": account.peak_memory_bytes,
         "seconds": _spread([base * ratio for ratio in account.ratios]),
     }
+    if row.kind == "method" and "deepcache" in row.methods and not account.cached:
+        found["ran_plain"] = True
     if whole is not None:
         share = account.macs / whole.macs if account.macs and whole.macs else None
         found |= {"macs_share": share, "speedup_ceiling": share and 1 / share}
@@ -200,10 +203,21 @@ def _real(sweep: Sweep, store: Store, size: tuple[int, int]) -> torch.Tensor | M
         return None
     if is_statistics(sweep.real):
         return read_moments(sweep.real)
-    files = sorted(p for p in Path(sweep.real).rglob("*") if p.suffix.lower() in PICTURES)
+    return stacked(real_files(sweep.real), lambda path: _cropped(read_picture(path), size), store.folder)
+
+
+def real_files(folder: str) -> list[Path]:
+    """The pictures in a folder and its subfolders.
+
+    Raises:
+        SettingError: there is no such folder, or no picture in it.
+    """
+    if not Path(folder).is_dir():
+        raise SettingError(f"real: {folder!r} is no folder (nor an .npz of statistics)")
+    files = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in PICTURES)
     if not files:
-        raise SettingError(f"real: no picture ({', '.join(PICTURES)}) in {sweep.real!r}")
-    return stacked(files, lambda path: _cropped(read_picture(path), size), store.folder)
+        raise SettingError(f"real: no picture ({', '.join(PICTURES)}) in {folder!r}")
+    return files
 
 
 def _cropped(picture: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

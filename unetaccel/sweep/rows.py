@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, field
 
 from ..errors import SettingError
-from ..profiles import method_from
+from ..profiles import METHODS, method_from
 from ..sampling import SCHEDULERS
 from .spec import Sweep
 
@@ -141,6 +141,8 @@ def _combinations(way: dict) -> list[dict]:
 
 def _check(row: Row) -> None:
     for name, settings in row.methods.items():
+        if name not in PEERS and name not in METHODS:
+            raise SettingError(f"unknown method {name!r}; known: {', '.join([*METHODS, *PEERS])}")
         if name not in PEERS:
             method_from(name, settings)
         elif set(settings) != set(PEERS[name]) or len(row.methods) > 1:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -18,11 +18,12 @@ from ..sampling import set_scheduler
 from .draw import Store, draw
 from .lock import folder_lock
 from .prompts import Jobs, read_jobs
-from .result import assemble, drawn_rows, judge_rows, write_result
+from .result import assemble, drawn_rows, judge_rows, real_files, write_result
 from .rivals import anchor, rivals
 from .rows import Row, expand
 from .spec import Sweep
 from .timing import Account, Stopwatch
+from .warned import Warned, unwarned
 from .ways import applied
 
 STAGES = ("time", "draw", "judge")
@@ -70,24 +71,32 @@ def run_sweep(
     from accelerate import PartialState
 
     folder = Path(folder)
-    rows, jobs = expand(sweep), read_jobs(sweep.prompts, sweep.seeds)
+    if folder.exists() and not folder.is_dir():
+        raise SettingError(f"{str(folder)!r} is a file: name a folder for the sweep's pictures and times")
+    with unwarned():
+        rows = expand(sweep)
+    jobs = read_jobs(sweep.prompts, sweep.seeds)
     state = PartialState(cpu=not torch.cuda.is_available() or str(device) == "cpu", timeout=timedelta(days=7))
     if device is not None and torch.device(device).index is not None and state.num_processes > 1:
         raise SettingError(f"device {str(device)!r} is one device, for {state.num_processes} processes: leave it out")
     device = device or state.device
     metrics = _metrics(sweep, device)  # fails before any work
-    with folder_lock(folder) if state.is_main_process else nullcontext():
+    if not state.is_main_process:
+        say = _unsaid
+    warned = Warned(say)
+    with folder_lock(folder) if state.is_main_process else nullcontext(), unwarned():
+        say(f"{sweep.title}: {len(rows)} rows of {len(jobs)} pictures in {folder}")
         pipe = _load(sweep, device)  # before the claim: a sweep that does not fit its model claims no folder
         if state.is_main_process:
             _claim(folder, sweep, jobs, torch.device(device).type if "draw" in stages else None)
         times, store = Times(folder / "times.json"), Store(folder, jobs)
         state.wait_for_everyone()  # nobody loads any more
         if "time" in stages and state.is_main_process:
-            measure(pipe, sweep, jobs, rows, times, say)
+            measure(pipe, sweep, jobs, rows, times, warned, say)
         state.wait_for_everyone()
         times.load()
         if "draw" in stages:
-            _draw(pipe, all_rows(rows, times, sweep), sweep, store, state, say)
+            _draw(pipe, all_rows(rows, times, sweep), sweep, store, state, warned, say)
             state.wait_for_everyone()
         return _judge(sweep, rows, times, store, metrics, state, out, say) if "judge" in stages else None
 
@@ -98,7 +107,7 @@ def _judge(
     """Every process judges its share of the rows; the first puts them together."""
     from accelerate.utils import gather_object
 
-    drawn = drawn_rows(sweep, rows, times, store, say if state.is_main_process else _unsaid)
+    drawn = drawn_rows(sweep, rows, times, store, say)
     judged = judge_rows(sweep, rows, drawn, times, store, metrics, state.process_index, state.num_processes, say)
     judged = gather_object(judged)
     if not state.is_main_process:
@@ -138,7 +147,9 @@ class Times:
         _write(self.path, data)
 
 
-def measure(pipe, sweep: Sweep, jobs: Jobs, rows: list[Row], times: Times, say: Say = print) -> None:
+def measure(
+    pipe, sweep: Sweep, jobs: Jobs, rows: list[Row], times: Times, warned: Warned | None = None, say: Say = print
+) -> None:
     """Time every row, then the plain rivals that these times name."""
     from ..environment import environment
 
@@ -150,9 +161,10 @@ def measure(pipe, sweep: Sweep, jobs: Jobs, rows: list[Row], times: Times, say: 
     watch = Stopwatch(pipe, sweep, jobs, base)
     _same_conditions(times, len(watch.prompts), here := environment(pipe.unet.device))
     times.base, times.images, times.environment = base.id, len(watch.prompts), here
+    warned = warned or Warned(say)
     first = {row.id: row for r in rows for row in (r, anchor(r))}
-    _time_rows(watch, list(first.values()), sweep.timing.repeats, times, say)
-    _time_rows(watch, all_rows(rows, times, sweep), sweep.timing.repeats, times, say)
+    _time_rows(watch, list(first.values()), "rows and short plain runs", times, warned, say)
+    _time_rows(watch, all_rows(rows, times, sweep), "rows and plain runs of equal cost", times, warned, say)
 
 
 def _same_conditions(times: Times, images: int, here: dict) -> None:
@@ -170,11 +182,15 @@ def _same_conditions(times: Times, images: int, here: dict) -> None:
             )
 
 
-def _time_rows(watch: Stopwatch, rows: list[Row], repeats: int, times: Times, say: Say) -> None:
-    for row in rows:
-        if row.id not in times.accounts:
+def _time_rows(watch: Stopwatch, rows: list[Row], what: str, times: Times, warned: Warned, say: Say) -> None:
+    repeats = watch.sweep.timing.repeats
+    new = [row for row in rows if row.id not in times.accounts]
+    if new:
+        say(f"counting the work of {len(new)} {what}")
+    for row in new:
+        with warned.about(row):
             times.accounts[row.id] = watch.account(row)
-            times.save()
+        times.save()
     while left := [row for row in rows if len(times.accounts[row.id].ratios) < repeats]:
         seconds, ratios = watch.round(left, turn=len(times.base_seconds))
         times.base_seconds.append(seconds)
@@ -182,7 +198,7 @@ def _time_rows(watch: Stopwatch, rows: list[Row], repeats: int, times: Times, sa
             times.accounts[name].ratios.append(ratio)
         times.save()
         done = min(len(times.accounts[row.id].ratios) for row in rows)
-        say(f"timed {len(left)} rows, round {done} of {repeats}")
+        say(f"timed {len(left)} {what}, round {done} of {repeats}")
 
 
 def all_rows(rows: list[Row], times: Times, sweep: Sweep) -> list[Row]:
@@ -191,15 +207,17 @@ def all_rows(rows: list[Row], times: Times, sweep: Sweep) -> list[Row]:
     return list({row.id: row for row in [*rows, *(r for pair in found.values() for r in pair.values())]}.values())
 
 
-def _draw(pipe, rows: list[Row], sweep: Sweep, store: Store, state, say: Say) -> None:
-    told: dict[str, int] = {}
+def _draw(pipe, rows: list[Row], sweep: Sweep, store: Store, state, warned: Warned, say: Say) -> None:
+    there = {row.id: len(store.there(row)) for row in rows}
 
-    def on_batch(row: Row, done: int) -> None:
-        told[row.id] = told.get(row.id, 0) + done
-        if state.is_main_process and len(told) > 1 and told[row.id] == done:  # a row begins: the one before is done
-            say(f"drawing {row.id} ({len(told)} of {len(rows)})")
+    @contextmanager
+    def around(row: Row) -> Iterator[None]:
+        begun = f"; {there[row.id]} of {len(store.jobs)} pictures were there" if there[row.id] else ""
+        say(f"drawing {row.id} ({rows.index(row) + 1} of {len(rows)}{begun})")
+        with warned.about(row):
+            yield
 
-    draw(pipe, rows, sweep, store, state.process_index, state.num_processes, on_batch)
+    draw(pipe, rows, sweep, store, state.process_index, state.num_processes, around)
 
 
 def _claim(folder: Path, sweep: Sweep, jobs: Jobs, device: str | None) -> None:
@@ -247,12 +265,18 @@ def _metrics(sweep: Sweep, device: str | torch.device) -> list:
         return []
     from ..quality.metrics import build_metrics, real_moments
 
+    if "labels" in sweep.metrics and sweep.prompts.source != "demo":
+        raise SettingError(
+            "metric 'labels' knows what the demo's own captions say: use those (prompts: demo), or leave it out"
+        )
     metrics = build_metrics(list(sweep.metrics), model=sweep.model, device=device, **sweep.weights)
     to_real = [m.name for m in metrics if m.info["to"] == "real"]
     if to_real and sweep.real is None and sweep.prompts.source != "demo":
         raise SettingError(f"metric {to_real[0]!r} is a distance to real pictures: name a folder of them with `real:`")
     if to_real and is_statistics(sweep.real):
         real_moments(sweep.real, to_real)
+    elif to_real and sweep.real is not None:
+        real_files(sweep.real)
     return metrics
 
 

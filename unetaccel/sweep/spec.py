@@ -10,6 +10,8 @@ from ..errors import SettingError, check_count
 
 DTYPES = ("float32", "float16", "bfloat16")
 RIVALS = ("equal_macs", "equal_time")
+DEFAULT_COUNT = 100
+MAX_SEED = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,8 @@ class PromptSource:
     """``demo`` (its held-out captions), ``none`` (an unconditional model), or a file."""
     format: str | None = None
     """Of a file: ``lines``, ``drawbench``, ``coco`` or ``parti``; by default told by its name and header."""
-    count: int = 100
+    count: int | None = None
+    """How many; by default ``DEFAULT_COUNT``, and of a file all."""
     seed: int | None = None
     """Of the demo's captions, or of a shuffle of the file; None takes a file in its own order."""
 
@@ -86,22 +89,38 @@ class Sweep:
                 raise SettingError(f"{name} must name at least one")
         for steps in (*self.steps, *(n for way in self.ways if isinstance(way, dict) for n in self.steps_of(way))):
             check_count("steps", steps)
-        check_count("prompts.count", self.prompts.count)
+        if self.prompts.count is not None:
+            check_count("prompts.count", self.prompts.count)
         for name in ("batch", "repeats"):
             check_count(f"timing.{name}", getattr(self.timing, name))
         if self.dtype not in DTYPES:
             raise SettingError(f"dtype must be {', '.join(DTYPES)}, got {self.dtype!r}")
         for name in ("scheduler", "weights", "published"):
             _mapping(getattr(self, name), name)
+        self._check_kinds()
         if self.spacing is not None and "timestep_spacing" in self.scheduler:
             raise SettingError("spacing and scheduler.timestep_spacing are the same setting: give one of them")
         unknown = [r for r in self.rivals if r not in RIVALS]
         if unknown:
             raise SettingError(f"rivals: {unknown[0]!r} is not one of {', '.join(RIVALS)}")
-        if len(set(self.seeds)) != len(self.seeds) or not all(isinstance(s, int) and 0 <= s < 1000 for s in self.seeds):
-            raise SettingError(f"seeds must be different whole numbers from 0 to 999, got {list(self.seeds)}")
+        if len(set(self.seeds)) != len(self.seeds) or not all(
+            isinstance(s, int) and 0 <= s <= MAX_SEED for s in self.seeds
+        ):
+            raise SettingError(f"seeds must be different whole numbers from 0 to {MAX_SEED}, got {list(self.seeds)}")
         if not all(isinstance(way, dict) and way for way in self.ways):
             raise SettingError("ways must be a list of mappings such as {deepcache: {interval: [2, 3], cut: 0}}")
+
+    def _check_kinds(self) -> None:
+        """What YAML may give as another kind of value, and a pipeline would stumble over late."""
+        for name in ("title", "model", "negative_prompt", "real"):
+            value = getattr(self, name)
+            if not isinstance(value, str) and not (value is None and name in ("negative_prompt", "real")):
+                raise SettingError(f"{name} must be a text, got {value!r}")
+        if not isinstance(self.guidance, int | float | None) or isinstance(self.guidance, bool):
+            raise SettingError(f"guidance must be a number such as 7.5, got {self.guidance!r}")
+        sides = self.size if isinstance(self.size, tuple) else ()
+        if self.size is not None and (len(sides) != 2 or not all(type(s) is int and s > 0 for s in sides)):
+            raise SettingError(f"size must be pixels such as 512, or [height, width], got {self.size!r}")
 
     def steps_of(self, way: Mapping) -> tuple[int, ...]:
         """The step counts of one family of rows: its own, or the sweep's."""
@@ -116,24 +135,42 @@ def read_sweep(path: Path | str) -> Sweep:
     """The sweep that a YAML file describes.
 
     Raises:
-        SettingError: not readable, not YAML, or an unknown key.
+        SettingError: not readable, not YAML, an unknown key, or rows that cannot be (see ``rows.expand``).
     """
     import yaml
 
+    from .rows import expand
+    from .warned import unwarned
+
     try:
         data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SettingError(f"{str(path)!r} cannot be read as YAML: {error}") from error
+    except OSError as error:
+        raise SettingError(f"{str(path)!r} cannot be read: {error.strerror or error}") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingError(f"{str(path)!r} is not YAML: {error}") from error
+    if isinstance(data, Mapping) and "rows" in data and "format" in data:
+        raise SettingError(
+            f"{str(path)!r} is a result, not a sweep: look at it with `unetaccel report {path}`; "
+            "what was swept stands under its key 'sweep'"
+        )
+    if isinstance(data, Mapping):
+        data = {"title": Path(path).stem, **data}
     try:
-        return sweep_from(data)
+        sweep = sweep_from(data)
+        with unwarned():
+            expand(sweep)
     except SettingError as error:
         raise SettingError(f"{str(path)!r}: {error}") from error
+    return sweep
 
 
 def sweep_from(data: object) -> Sweep:
     """A sweep from plain data; lists may be given as single values."""
     values = dict(_mapping(data, "a sweep"))
-    values["prompts"] = _part(PromptSource, values.get("prompts", {}), "prompts")
+    if "title" not in values:
+        raise SettingError("a sweep needs a title")
+    prompts = values.get("prompts", {})
+    values["prompts"] = _part(PromptSource, {"source": prompts} if isinstance(prompts, str) else prompts, "prompts")
     values["timing"] = _part(TimingPlan, values.get("timing", {}), "timing")
     for name in ("ways", "seeds", "solvers", "steps", "rivals", "metrics"):
         if name in values:

@@ -73,12 +73,14 @@ class Chart {
     let ys = this.points.flatMap(spread);
     const log = state.log && Math.min(...this.points.map((p) => p.py)) > 0;
     if (log) ys = ys.filter((y) => y > 0);
-    const xs = this.points.flatMap((p) => [p.px, ...(state.spread ? [p.place.low, p.place.high] : []), ...(state.ceilings && p.place.limit ? [p.place.limit] : [])]);
+    // Spreads of time may leave the frame: one noisy row would push all others together.
+    const xs = this.points.flatMap((p) => [p.px, ...(state.ceilings && p.place.limit ? [p.place.limit] : [])]);
     const far = Math.min(...xs) > 0 && Math.max(...xs) / Math.min(...xs) > 5;
     const [x0, x1] = domain(xs, far), [y0, y1] = domain(ys, log);
     this.x = scale(x0, x1, left, right, far);
     this.y = scale(y0, y1, bottom, top, log);
     this.floor = log ? y0 : -Infinity;
+    this.inside = (x) => Math.max(x0, Math.min(x1, x));
     for (const p of this.points) [p.sx, p.sy] = [this.x(p.px), this.y(p.py)];
     const [factor, prefix] = state.axis === "macs" ? prefixFor(x1) : [1, ""];
     const suffix = state.axis === "speedup" ? "x" : state.axis === "seconds" ? " s" : "";
@@ -136,7 +138,7 @@ class Chart {
   }
 
   spread(group, p, colour) {
-    const across = { class: "spread", stroke: colour, x1: this.x(p.place.low), x2: this.x(p.place.high), y1: p.sy, y2: p.sy };
+    const across = { class: "spread", stroke: colour, x1: this.x(this.inside(p.place.low)), x2: this.x(this.inside(p.place.high)), y1: p.sy, y2: p.sy };
     group.append(svg("line", across));
     if (!p.score.sd) return;
     const [low, high] = [Math.max(this.floor, p.py - p.score.sd), p.py + p.score.sd];

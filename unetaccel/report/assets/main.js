@@ -72,4 +72,5 @@ function start(article) {
 }
 
 document.querySelectorAll("table.sortable").forEach(sortable);
+document.querySelectorAll(".scroll").forEach(cued);
 document.querySelectorAll("article.quality").forEach(start);

@@ -1,11 +1,17 @@
 // Two runs of the same seed on top of each other, parted by a line that is dragged.
 
+const lost = (data) => `${data.missing} pictures that the file names could not be read: they lie in a folder of the result's name beside it, which has to move along with it.`;
+
 class Pictures {
   constructor(report) {
     this.report = report;
     this.section = report.find(".pictures");
     const shown = report.data.rows.filter((row) => report.data.pictures[row.id]);
-    if (!shown.length) return;
+    if (!shown.length) {
+      this.section.hidden = !report.data.missing;
+      if (report.data.missing) this.section.replaceChildren(el("h2", {}, "Look for yourself"), el("p", { class: "note" }, lost(report.data)));
+      return;
+    }
     this.section.hidden = false;
     this.slider = this.section.querySelector("[data-split]");
     this.tiles = this.section.querySelector(".tiles");
@@ -33,7 +39,7 @@ class Pictures {
     const notes = ["Drag across any picture, or move the slider. Same prompt and seed on both sides."];
     if (!b) notes.unshift("The file has no pictures of this row.");
     else if (!a || !names.some((name) => a[name])) notes.unshift("The file has no pictures of the run beside it.");
-    if (data.missing) notes.push(`${data.missing} pictures that the file names could not be read.`);
+    if (data.missing) notes.push(lost(data));
     this.section.querySelector(".picturenote").textContent = notes.join(" ");
   }
 

@@ -20,6 +20,15 @@ function sortable(table) {
   }));
 }
 
+// Says that a table goes on beyond its box, where it does.
+function cued(box) {
+  const cue = el("p", { class: "note cue" }, "The table is wider than the page: scroll it sideways →");
+  box.before(cue);
+  const look = () => { cue.hidden = box.scrollWidth <= box.clientWidth + 1; };
+  new ResizeObserver(look).observe(box);
+  look();
+}
+
 function filterable(report) {
   const field = report.find("[data-filter]"), rows = report.findAll("tr[data-id]"), said = report.find(".shown");
   field.addEventListener("input", () => {
