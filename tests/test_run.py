@@ -14,7 +14,7 @@ from unetaccel.timeline import Timeline
 
 def stored(handle):
     """Features alive in the handle's latest run."""
-    return [s.feature for s in handle._engine.last._streams if s.feature is not None]
+    return [f for s in handle._engine.last._streams for f in s.ring.values()]
 
 
 def kinds(handle):

@@ -18,19 +18,11 @@ import torch
 from .clock import StepClock
 from .inputs import ADAPTER_STATES, MID_RESIDUAL, RESIDUALS
 from .methods import DeepCache
+from .stream import Stream
 from .timeline import Timeline
 from .views import Views
 
 MAX_STREAMS = 8
-
-
-@dataclass
-class Stream:
-    """What one stream keeps between evaluations: one feature (N, C, H, W) and what it was made for."""
-
-    feature: torch.Tensor | None = None
-    inputs: object = None
-    condition: int | None = None
 
 
 @dataclass
@@ -106,7 +98,7 @@ class Run:
     def invalidate(self) -> None:
         """Make the next evaluation of every stream a full one."""
         for stream in self._streams:
-            stream.feature = None
+            stream.forget()
 
     def close(self) -> None:
         """Free the features; ``report`` stays."""
@@ -140,14 +132,23 @@ class Run:
             if report.plain:
                 output = plain(**self._completed(inputs))
             elif full:
-                stream.feature = None  # freed before the pass, so that old and new never live side by side
-                output, stream.feature = self._views_for(inputs).run_full(self._completed(inputs))
-                stream.inputs = made_for
-                report.cached_bytes = max(report.cached_bytes, self._bytes())
+                output = self._run_full(stream, inputs, made_for)
+                report.cached_bytes = max(report.cached_bytes, sum(s.nbytes for s in self._streams))
             else:
-                output = self._views_for(inputs, cached=True).run_cached(inputs, stream.feature)
+                output = self._views_for(inputs, cached=True).run_cached(inputs, stream.forecast(self._index))
         stream.condition = condition
         report.kinds[self._calls].append(full)
+        return output
+
+    def _run_full(self, stream: Stream, inputs: dict, made_for: object) -> object:
+        """A full evaluation, whose feature the stream keeps: beside the last ones, if it was planned and nothing has changed."""
+        planned = self._index < len(self._report.planned) and self._report.planned[self._index]
+        if not (planned and stream.ring and stream.inputs == made_for):
+            stream.restart(self._tables(self._index))
+        with stream.next_slot() as keep:
+            output, feature = self._views_for(inputs).run_full(self._completed(inputs))
+            keep(feature)
+        stream.inputs = made_for
         return output
 
     def _begin(self, inputs: dict) -> None:
@@ -156,6 +157,7 @@ class Run:
             timeline, self._reuse.flags(timeline), self._reuse.why_plain(timeline), inputs=structure(inputs)
         )
         self._strengths = self._strengths_of(timeline)
+        self._tables = self._reuse.tables(timeline, report.planned)
         self._report = report
         if report.why_plain:
             _warn(f"{report.why_plain}. DeepCache(force=True) caches all the same.")
@@ -175,7 +177,7 @@ class Run:
         if self._calls >= MAX_STREAMS:
             return None
         if self._calls == len(self._streams):
-            self._streams.append(Stream())
+            self._streams.append(Stream(self._tables(0)))
             self._report.kinds.append([])
         return self._streams[self._calls]
 
@@ -188,7 +190,7 @@ class Run:
             or self._index >= len(self._report.planned)
         ):
             return False
-        return not self._report.planned[self._index] and self._streams[self._calls].feature is not None
+        return not self._report.planned[self._index] and bool(self._streams[self._calls].ring)
 
     def expect_residuals(self, complete: Callable[[], tuple[list, torch.Tensor]]) -> None:
         """A ControlNet made only what the next evaluation is to read, and a mid residual of no dimensions.
@@ -212,7 +214,7 @@ class Run:
     def _is_full(self, stream: Stream, made_for: object, condition: int | None) -> bool:
         planned = self._report.planned
         beyond = self._index >= len(planned)
-        if beyond or planned[self._index] or stream.feature is None or stream.inputs != made_for:
+        if beyond or planned[self._index] or not stream.ring or stream.inputs != made_for:
             return True
         return condition != stream.condition and any(condition == s.condition for s in self._streams)
 
@@ -233,9 +235,6 @@ class Run:
     def run_plain(self, inputs: dict) -> object:
         """One evaluation of the whole U-Net with its skips edited, for which nothing is kept."""
         return self._views_for(inputs).run_plain(inputs)
-
-    def _bytes(self) -> int:
-        return sum(s.feature.nbytes for s in self._streams if s.feature is not None)
 
 
 def _condition(inputs: dict) -> int | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from .errors import SettingError
 
-NAMES = ("uniform", "quad", "quad_real")
+NAMES = ("uniform", "quad", "quad_real", "growing")
 
 
 def uniform(T: int, interval: int) -> list[int]:
@@ -59,6 +59,25 @@ def _power(z, p: float):
     if isinstance(z, complex):
         return z**p
     return math.copysign(abs(z) ** p, z)
+
+
+def growing(T: int, interval: float, growth: float, warmup: int) -> list[int]:
+    """Gaps that grow: Spectrum's schedule (Han et al., arXiv 2603.01623), whose window and flex these are.
+
+    The first ``warmup`` evaluations are full; from then on the window W starts at ``interval``, an evaluation is full if
+    the cached ones before it and itself make up a multiple of floor(W), and W grows by ``growth`` at each.
+    """
+    full, window, cached = [], float(interval), 0
+    for i in range(T):
+        if i < max(warmup, 1):
+            full.append(i)
+        elif (cached + 1) % max(math.floor(window), 1) == 0:
+            full.append(i)
+            window += growth
+            cached = 0
+        else:
+            cached += 1
+    return full
 
 
 def explicit(T: int, indices: Sequence[int]) -> list[int]:

@@ -30,6 +30,9 @@ class Timeline:
     noisiest: float | None = None
     """The noise level that counts as t = T where time is the noise level; None: the largest of this call."""
 
+    stochastic: bool = False
+    """Whether the scheduler adds fresh noise at each step."""
+
     def shares(self) -> list[float] | None:
         """t / T of each evaluation, 1 at the noisiest end; None if timesteps are not known."""
         timesteps, sigmas = self.read() if self.read else ([], [])
@@ -68,7 +71,14 @@ def of_scheduler(scheduler, evaluations: int | None = None, stop: int | None = N
         begin = max((total if stop is None else stop) - count, 0)
     visited = slice(begin, begin + count)
     noisiest = _config(scheduler).get("sigma_max")
-    return Timeline(count, _name(scheduler), lambda: _levels(scheduler, visited), _horizon(scheduler), noisiest)
+    return Timeline(
+        count,
+        _name(scheduler),
+        lambda: _levels(scheduler, visited),
+        _horizon(scheduler),
+        noisiest,
+        _is_stochastic(scheduler),
+    )
 
 
 def of_numbers(evaluations: int, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None) -> Timeline:
@@ -106,6 +116,13 @@ def of_steps(scheduler, steps: int) -> Timeline:
     by_size = _config(scheduler).get("use_dynamic_shifting")
     scheduler.set_timesteps(steps, **({"mu": 0.0} if by_size else {}))  # which moves timesteps and adds none
     return of_scheduler(scheduler)
+
+
+def _is_stochastic(scheduler) -> bool:
+    """Whether it adds noise by what it is; what a call asks of it (``eta``) is not known here."""
+    name = type(scheduler).__name__
+    kinds = ("Ancestral", "SDE", "DDPM", "LCM", "TCD")
+    return any(kind in name for kind in kinds) or str(_config(scheduler).get("algorithm_type", "")).startswith("sde")
 
 
 def _config(scheduler) -> dict:

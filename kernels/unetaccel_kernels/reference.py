@@ -11,17 +11,17 @@ def forecast_blend(features: Sequence[torch.Tensor], weights: Sequence[float]) -
     """F at a cached evaluation, as a weighted sum of full ones: ``sum_i weights[i] * features[i]``.
 
     Args:
-        features: 1 to 4 tensors of one shape (N, C, H, W), dtype and device.
+        features: one or more tensors of one shape (N, C, H, W), dtype and device.
         weights: one number per feature.
 
     Returns:
         (N, C, H, W) in the features' dtype; accumulated in float32 (float64 for float64 features) and rounded once.
 
     Raises:
-        ValueError: no feature, more than four, or not one weight for each; shapes or dtypes that differ.
+        ValueError: no feature, or not one weight for each; shapes or dtypes that differ.
     """
-    if not 1 <= len(features) <= 4 or len(features) != len(weights):
-        raise ValueError(f"expected 1 to 4 features with one weight each, got {len(features)} and {len(weights)}")
+    if not features or len(features) != len(weights):
+        raise ValueError(f"expected features with one weight each, got {len(features)} and {len(weights)}")
     first = features[0]
     if any(f.shape != first.shape or f.dtype != first.dtype for f in features):
         kinds = [(tuple(f.shape), f.dtype) for f in features]

@@ -29,9 +29,7 @@ def test_half_precision_history_is_not_summed_in_half_precision():
     assert forecast_blend(features, [1.9, -0.9]).item() == pytest.approx(40000.0)
 
 
-@pytest.mark.parametrize(
-    ("shapes", "weights"), [([], []), ([(2,)] * 5, [0.2] * 5), ([(2,)], [0.5, 0.5]), ([(2,), (3,)], [0.5, 0.5])]
-)
+@pytest.mark.parametrize(("shapes", "weights"), [([], []), ([(2,)], [0.5, 0.5]), ([(2,), (3,)], [0.5, 0.5])])
 def test_wrong_arguments(shapes, weights):
-    with pytest.raises(ValueError, match=r"expected 1 to 4 features|must share shape"):
+    with pytest.raises(ValueError, match=r"expected features with one weight each|must share shape"):
         forecast_blend([torch.zeros(s) for s in shapes], weights)

@@ -5,13 +5,15 @@ Ma, Fang, Wang: "DeepCache: Accelerating Diffusion Models for Free", CVPR 2024, 
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from .. import schedule as schedules
 from ..errors import SettingError
+from ..forecast import ABSCISSAE, Forecast, Table, abscissae, forecast_from, table
 from ..timeline import Timeline
 from .base import Method, is_int, is_point
 
@@ -27,11 +29,17 @@ class DeepCache(Method):
         cut: skip index where cached evaluations enter the decoder: 0 runs least, each step up runs one
             decoder and one encoder layer more. Also ``"auto"`` (the deepest cut whose cached evaluation costs
             at most a tenth of a full one), ``"paper:m"``, ``"helper:i"`` or a decoder layer's path.
-        schedule: ``"uniform"``, ``"quad"`` (equation 7 as released), ``"quad_real"``, a list of full
-            evaluations, or a rule ``(i, timestep, sigma, T) -> bool`` asked before the first evaluation
+        schedule: ``"uniform"``, ``"quad"`` (equation 7 as released), ``"quad_real"``, ``"growing"`` (gaps from ``interval`` on that
+            grow by ``growth`` each, after ``warmup``; Spectrum's rule), a list of full evaluations, or a rule ``(i, timestep, sigma, T) -> bool`` asked before the first evaluation
             runs, for each that nothing else makes full (timestep and sigma are None outside a pipeline).
         center, power: of the quads: the evaluation around which they are dense (default 0.3 of the run, the
             paper's 15 of 50), and how strongly (above 1; the paper uses 1.2 to 1.5).
+        growth: of ``"growing"``: how much wider each gap is than the one before (Spectrum: 0.75, or 3 at its fastest).
+        forecast: F at a cached evaluation. ``"hold"`` is DeepCache: the last full one. ``"linear"``, ``"newton"``, ``"anchored"``,
+            ``"chebyshev"`` and ``"taylorseer"`` (see ``unetaccel.forecast``) blend the last few, which are kept: 2 for linear. Settings
+            go as ``{"chebyshev": {"blend": 0.5}}``. ``"auto"`` is linear, and hold with samplers that add noise at each step,
+            where extrapolation gains nothing.
+        abscissa: over what F is extrapolated: ``"log1p_sigma"``, ``"logsnr"``, ``"sigma"``, ``"t"`` or ``"index"``.
         start, end: evaluations outside this window are full; ints are indices, floats shares of the run.
         warmup, tail: so many first and last evaluations are full.
         force: cache even on distilled few-step schedulers (LCM, TCD) and runs of 4 evaluations or fewer,
@@ -46,6 +54,9 @@ class DeepCache(Method):
     schedule: str | Sequence[int] | Rule = "uniform"
     center: int | float | None = None
     power: float = 1.4
+    growth: float = 0.75
+    forecast: str | Mapping | Forecast = "hold"
+    abscissa: str = "log1p_sigma"
     start: int | float = 0.0
     end: int | float = 1.0
     warmup: int = 1
@@ -70,6 +81,18 @@ class DeepCache(Method):
             return [True] * T
         return schedules.flags(T, self._full(timeline), self.start, self.end, self.warmup, self.tail)
 
+    def tables(self, timeline: Timeline, flags: Sequence[bool]) -> Callable[[int], Table]:
+        """What the evaluations of a call blend that is full where ``flags`` says so, by the first full one of a stream.
+
+        The scheduler's numbers are read here, once, and only for forecasts that want them.
+        """
+        forecast = forecast_from(
+            self.forecast if self.forecast != "auto" else "hold" if timeline.stochastic else "linear"
+        )
+        needless = forecast.memory == 1 or all(flags)
+        u = [0.0] * len(flags) if needless else abscissae(timeline, self.abscissa)
+        return functools.cache(lambda first: table(forecast, u, flags, first))
+
     def _full(self, timeline: Timeline):
         T = timeline.evaluations
         if callable(self.schedule):
@@ -79,6 +102,8 @@ class DeepCache(Method):
             return schedules.explicit(T, self.schedule)
         if self.schedule == "uniform" or self.interval == 1:
             return schedules.uniform(T, self.interval)
+        if self.schedule == "growing":
+            return schedules.growing(T, self.interval, self.growth, self.warmup)
         center = 0.3 if self.center is None else self.center
         center = round(center * T) if isinstance(center, float) else center
         quad = schedules.quad if self.schedule == "quad" else schedules.quad_real
@@ -88,7 +113,11 @@ class DeepCache(Method):
         if not isinstance(self.schedule, str) and isinstance(self.schedule, Iterable):
             # A tuple is hashable, and the caller's list or array stays theirs.
             object.__setattr__(self, "schedule", tuple(getattr(self.schedule, "tolist", lambda: self.schedule)()))
+        if isinstance(self.forecast, Mapping):
+            object.__setattr__(self, "forecast", forecast_from(self.forecast))
         super().__post_init__()
+        if self.forecast != "auto":
+            forecast_from(self.forecast)
         if type(self.start) is type(self.end) and self.start > self.end:
             raise SettingError(f"DeepCache(start={self.start}, end={self.end}): start must not lie after end")
 
@@ -101,7 +130,7 @@ class DeepCache(Method):
         return is_int(value, 0) or isinstance(value, str)
 
     def _check_schedule(self, value):
-        """'uniform', 'quad', 'quad_real', a list of evaluation indices, or a rule (i, timestep, sigma, T) -> bool"""
+        """'uniform', 'quad', 'quad_real', 'growing', a list of evaluation indices, or a rule (i, timestep, sigma, T) -> bool"""
         if isinstance(value, tuple):
             return all(is_int(i, 0) for i in value)
         return callable(value) or (isinstance(value, str) and value in schedules.NAMES)
@@ -113,6 +142,14 @@ class DeepCache(Method):
     def _check_power(self, value):
         """a finite number above 1"""
         return isinstance(value, int | float) and 1 < value < math.inf
+
+    def _check_growth(self, value):
+        """a number of at least 0"""
+        return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+
+    def _check_abscissa(self, value):
+        """'log1p_sigma', 'logsnr', 'sigma', 't' or 'index'"""
+        return value in ABSCISSAE
 
     def _check_start(self, value):
         """an evaluation index, or a share of the run between 0.0 and 1.0"""

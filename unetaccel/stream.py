@@ -1,0 +1,61 @@
+"""Stream: the full features that one condition of a sampling call keeps, and the forecast from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+
+from .forecast import Table
+from .ops import forecast_blend
+
+
+@dataclass
+class Stream:
+    """What is kept between the evaluations of one condition. Pure bookkeeping: ``table`` says what to do with it."""
+
+    table: Table
+    ring: dict[int, torch.Tensor] = field(default_factory=dict)
+    """Features (N, C, H, W) by slot: one to hold, more to forecast from."""
+    kept: int = 0
+    """Full features since the table begins."""
+    inputs: object = None
+    """Structure of the inputs that they were made for."""
+    condition: int | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return sum(feature.nbytes for feature in self.ring.values())
+
+    def forget(self) -> None:
+        """Make the next evaluation full."""
+        self.ring.clear()
+
+    def restart(self, table: Table) -> None:
+        """Forget all features: what comes has nothing to do with them, and a slope across the change would be wrong."""
+        self.forget()
+        self.table, self.kept = table, 0
+
+    @contextmanager
+    def next_slot(self) -> Iterator[Callable[[torch.Tensor], None]]:
+        """Free the slot of the next feature, so that old and new never live side by side; yields what keeps it.
+
+        Where the block fails, nothing is kept: a ring with a hole could not be read.
+        """
+        slot = self.kept % self.table.slots
+        self.ring.pop(slot, None)
+        try:
+            yield lambda feature: self.ring.__setitem__(slot, feature)
+            self.kept += 1
+        except BaseException:
+            self.forget()
+            raise
+
+    def forecast(self, index: int) -> torch.Tensor:
+        """F at the cached evaluation ``index``, (N, C, H, W)."""
+        row = self.table.rows[index]
+        if len(row) == 1 and row[0][1] == 1:
+            return self.ring[row[0][0]]
+        return forecast_blend([self.ring[slot] for slot, _ in row], [weight for _, weight in row])
