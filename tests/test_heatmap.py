@@ -6,11 +6,11 @@ import pytest
 from PIL import Image
 from report_cases import write_map, write_result
 
-from unetaccel.report import load
+from unetaccel.report import load, markdown, page
 from unetaccel.report.figures import write_figures
 from unetaccel.report.heatmap import best_value, change, moving_settings, panels_of
 from unetaccel.report.rows import Metric, Score
-from unetaccel.report.verdicts import paired_gain
+from unetaccel.report.verdicts import paired_gain, paired_text
 
 
 def test_panels_and_their_best_cells(tmp_path):
@@ -62,3 +62,27 @@ def test_the_map_replaces_the_figures_of_cost(tmp_path):
 
 def test_a_sweep_of_caches_has_no_map(tmp_path):
     assert moving_settings(load(write_result(tmp_path))) == []
+
+
+def test_edits_are_told_beside_the_run_without_them(tmp_path):
+    path = write_map(tmp_path)
+    data = json.loads(path.read_text())
+    for i, row in enumerate(data["rows"]):
+        row["rivals"] = {}
+        if row["methods"].get("skip_tuning", {}).get("rho_bottom") == 1.0:
+            del row["methods"]["skip_tuning"]
+        if "metrics" in row:
+            value = row["metrics"]["frechet"]["value"]
+            row["metrics"]["frechet"].update(per_seed=[value - 1 + 0.01 * i, value, value + 1], sd=1.0)
+    path.write_text(json.dumps(data))
+    result = load(path)
+    assert result.edits_skips
+    text = markdown([result])
+    assert "without the edit" in text
+    edited = [row for row in result.rows if "skip_tuning" in row.methods]
+    assert all(
+        result.without_edits(row).methods == {k: v for k, v in row.methods.items() if k != "skip_tuning"}
+        for row in edited
+    )
+    assert "rows with edited skips are better than the run without the edit" in page.page([result])
+    assert "2 ± 0" in paired_text(result.metrics["frechet"], Score(9, 1, (8, 9, 10)), Score(7, 1, (6, 7, 8)))

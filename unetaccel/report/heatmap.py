@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import texts
 from .figures import INK, STYLE, load_pyplot
 from .results import QualityResult
 from .rows import Metric, Row, number
-from .verdicts import paired_gain
+from .verdicts import paired_text
 
 LEAST = 3
 """So many values of a setting are worth a map."""
@@ -120,13 +121,8 @@ def _cell(panel: Panel, metric: Metric, at: tuple[int, float]) -> str:
     """The value, and below it how it differs from the run without the method; starred where more than its spread."""
     score = panel.cells[at].scores[metric.name]
     base = panel.cells.get((at[0], 1.0))
-    theirs = base and base.scores.get(metric.name)
-    paired = paired_gain(metric, score, theirs) if theirs and at[1] != 1 else None
-    if paired is None:
-        return f"{score.value:.3g}"
-    mean, sd = paired
-    sign = -1 if metric.better == "lower" else 1
-    return f"{score.value:.3g}\n{sign * mean:+.2g} ± {sd:.1g}{'*' * (abs(mean) > sd)}"
+    told = paired_text(metric, score, base.scores.get(metric.name)) if base and at[1] != 1 else texts.NONE
+    return f"{score.value:.3g}" + (f"\n{told}" if told != texts.NONE else "")
 
 
 def _panel(plot, panel: Panel, metric: Metric, key: str, limit: float) -> None:

@@ -12,7 +12,7 @@ from .payload import published
 from .results import QualityResult, SpeedResult
 from .rows import Row, Spread, number
 from .series import family_name
-from .verdicts import verdict
+from .verdicts import paired_text, verdict
 
 NOISY = 0.15
 """From so large a spread on, as a share of the median, a time is marked."""
@@ -155,6 +155,10 @@ def _metric(result: QualityResult, name: str) -> Column:
             word, mark = MARKS[against.ahead]
             theirs = texts.score(result.score(against.rival, name, result.plain(row)))
             html += f'<small class="{word}" title="{word}: the plain run of equal MACs has {theirs}">{mark} {theirs}</small>'
+        elif (base := result.without_edits(row)) and (
+            told := paired_text(metric, found, base.scores.get(name))
+        ) != texts.NONE:
+            html += f'<small title="to the run without the edit, paired by seed">{told}</small>'
         return html, _sort_value(found)
 
     better = f"; {metric.better} is better" if metric.better else ""

@@ -10,6 +10,8 @@ from ..errors import SettingError
 from .rows import Metric, Row, Score
 
 QUALITY = "unetaccel-quality/1"
+EDITS = ("skip_tuning", "scalelong", "freeu")
+"""Methods that edit skips."""
 REMEDY = f"write one with `unetaccel bench quality` (format {QUALITY!r}) or `python bench/speed.py --out FILE`"
 
 
@@ -42,6 +44,21 @@ class QualityResult:
     def rival(self, row: Row, cost: str) -> Row | None:
         """The plain run of equal ``cost``: ``"equal_macs"`` or ``"equal_time"``."""
         return self.row(row.rivals.get(cost))
+
+    def without_edits(self, row: Row) -> Row | None:
+        """The run like this one but for its edits of skips; None for a run without any."""
+        kept = {name: settings for name, settings in row.methods.items() if name not in EDITS}
+        if len(kept) == len(row.methods):
+            return None
+        alike = (
+            r for r in self.rows if (r.solver, r.steps, r.methods) == (row.solver, row.steps, kept) and r.kind != "peer"
+        )
+        return next(alike, None)
+
+    @property
+    def edits_skips(self) -> bool:
+        """Whether it compares edits of skips, which cost as much as the run without them."""
+        return any(self.without_edits(row) for row in self.rows) and not any(row.rivals for row in self.rows)
 
     def score(self, row: Row, metric: str, base: Row | None) -> Score | None:
         """The row's score beside the rows of ``base``'s steps: a plain run's likeness is that to ``base``."""

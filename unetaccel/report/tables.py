@@ -9,7 +9,7 @@ from html import escape
 from . import texts
 from .results import QualityResult, SpeedResult
 from .rows import Row, Spread
-from .verdicts import finding, verdict
+from .verdicts import finding, paired_text, verdict
 
 RIVAL = "plain run of equal MACs"
 SPEED = ("case", "interval, cut", "speedup", "ceiling", "of ceiling", "our time / DeepCache 0.1.1's", RIVAL)
@@ -29,6 +29,8 @@ def _quality(result: QualityResult, metric: str | None) -> str:
     if not leading:
         return _table(result.title, head, [line[:4] for line in lines])
     shown = result.metrics[leading]
+    if result.edits_skips:
+        return _edits(result, leading)
     column = shown.label + (f", {shown.unit}" if shown.unit else "") + ARROWS[shown.better]
     notes = [
         finding(result, leading),
@@ -36,6 +38,32 @@ def _quality(result: QualityResult, metric: str | None) -> str:
         "▲ the row is ahead, ≈ level within both spreads, ▼ the plain run is ahead.",
     ]
     return f"{_table(result.title, [*head, column, RIVAL], lines)}\n{' '.join(notes)}\n"
+
+
+def _edits(result: QualityResult, metric: str) -> str:
+    """Runs with edited skips, each beside the one without: they cost alike, and differ by less than the seeds do."""
+    shown = result.metrics[metric]
+    unit = f", {shown.unit}" if shown.unit else ""
+    head = [
+        "row",
+        "solver",
+        "steps",
+        "time, of plain",
+        shown.label + unit + ARROWS[shown.better],
+        "without the edit",
+        "difference",
+    ]
+    lines = []
+    for row in result.ordered():
+        base = result.without_edits(row)
+        if base is not None:
+            pace = texts.NONE if row.speedup is None else f"{1 / row.speedup.median:.2f}x"
+            scores = [r.scores.get(metric) for r in (row, base)]
+            lines.append(
+                [row.label, row.solver, str(row.steps), pace, *map(texts.score, scores), paired_text(shown, *scores)]
+            )
+    note = "Differences are paired by seed, ± their standard deviation over seeds; a star marks those larger than it."
+    return f"{_table(result.title, head, lines)}\n{note}\n"
 
 
 def _shown(result: QualityResult) -> list[Row]:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
+from . import texts
 from .results import QualityResult
 from .rows import Metric, Row, Score, number
 
@@ -64,6 +65,15 @@ def paired_gain(metric: Metric, ours: Score, theirs: Score) -> tuple[float, floa
     return fmean(gains), stdev(gains)
 
 
+def paired_text(metric: Metric, ours: Score | None, theirs: Score | None) -> str:
+    """``-0.37 ± 0.12 *``: what ours is more than theirs, starred where that is larger than its spread."""
+    found = paired_gain(metric, ours, theirs) if ours and theirs else None
+    if found is None:
+        return texts.NONE
+    mean, sd = found
+    return f"{mean * (1 if metric.better == 'higher' else -1):+.2g} ± {sd:.1g}{' *' * (abs(mean) > sd)}"
+
+
 def _gain(metric: Metric, ours: Score, theirs: Score) -> float:
     if ours.identical or theirs.identical:
         return math.inf * (ours.identical - theirs.identical) if ours.identical != theirs.identical else 0.0
@@ -91,6 +101,8 @@ def finding(result: QualityResult, metric: str) -> str:
             f"{few} picture{'s' * (few != 1)} a seed are too few for a verdict: these figures only show that the sweep runs. "
             f"Sample at least {FEW} prompts, better 1000 and more."
         )
+    if result.edits_skips:
+        return _finding_of_edits(result, metric)
     found = count(result, metric)
     total, label = sum(found.values()), result.metrics[metric].label
     if not total:
@@ -98,6 +110,22 @@ def finding(result: QualityResult, metric: str) -> str:
     return (
         f"By {label}, the plain run of equal MACs is ahead of {found['plain']} of {total} method rows, "
         f"level with {found['level']} and behind {found['row']}."
+    )
+
+
+def _finding_of_edits(result: QualityResult, metric: str) -> str:
+    pairs = [
+        (row.scores.get(metric), base.scores.get(metric)) for row in result.rows if (base := result.without_edits(row))
+    ]
+    gains = [
+        found
+        for ours, theirs in pairs
+        if ours and theirs and (found := paired_gain(result.metrics[metric], ours, theirs))
+    ]
+    better, worse = (sum(sign * mean > sd for mean, sd in gains) for sign in (1, -1))
+    return (
+        f"By {result.metrics[metric].label}, {better} of {len(gains)} rows with edited skips are better than the run without the edit, "
+        f"{worse} are worse, by more than the spread of the differences over seeds; the others are level."
     )
 
 
