@@ -96,14 +96,14 @@ def test_skip_tuning_alone_and_with_a_cache(tmp_path):
     out, options = tmp_path / "grid.png", ["--steps", 6, "--repeats", 1]
     result = unetaccel("sample", "--skip-tuning", "0.8", "--compare", "--out", out, *options)
     assert "FFFFFF  nothing is reused" in result.stdout
-    assert "for each prompt: plain, 6; edited, 6 steps" in result.stdout
+    assert "for each prompt: plain, 6 steps; edited, 6 steps" in result.stdout
     assert "does not tell whether they are better" in result.stdout
     assert "skips      SkipTuning times 1, 0.975, 0.95" in result.stdout
     both = ["sample", "--skip-tuning", "rho_bottom=0.8,schedule=increasing", "--deepcache", "", "--compare"]
     result = unetaccel(*both, "--out", out, *options)
     assert "F..F..  cut 0" in result.stdout
     assert "dB to the edited run" in result.stdout
-    assert "for each prompt: plain, 6; edited, 6; cached + edited; edited, 3 steps" in result.stdout
+    assert "for each prompt: plain, 6 steps; edited, 6 steps; cached + edited; edited, 3 steps" in result.stdout
 
 
 def test_inspect_prints_every_skip():
@@ -137,7 +137,10 @@ ERRORS = {
     "no device": (["sample", "--device", "warp"], "--device 'warp' cannot be used here"),
     "bad seed": (["sample", "--seed", "one"], "expected numbers such as 0, 0,5,7 or 0-3"),
     "bad size": (["sample", "--size", "big"], "expected pixels such as 512"),
-    "indivisible size": (["sample", "--size", "33"], "divisible by"),
+    "indivisible size": (["sample", "--size", "33"], "size 33x33: both sides must be divisible by 8"),
+    "a setting twice": (["sample", "--deepcache", "interval=2,interval=3"], "names interval twice"),
+    "a center without quad": (["sample", "--deepcache", "center=0.3"], "center is read by schedule='quad'"),
+    "a file as a folder": (["sample", "--images", __file__], "is a file: name a folder"),
     "bad steps": (["sample", "--steps", "0"], "steps must be an int of at least 1"),
     "no prompts file": (["sample", "--prompts", "nowhere.txt"], "nowhere.txt"),
     "compare with nothing": (["sample", "--compare"], "needs a method to compare with"),

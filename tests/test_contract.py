@@ -7,7 +7,7 @@ from torch._dynamo.testing import CompileCounter
 
 import unetaccel
 from unetaccel import DeepCache, FreeU, ScaleLong, SettingError, SkipTuning
-from unetaccel.profiles import METHODS
+from unetaccel.settings import METHODS
 
 NEUTRAL = {
     "deepcache": DeepCache(interval=1),

@@ -16,7 +16,7 @@ import unetaccel
 from unetaccel import DeepCache, FreeU, SettingError
 from unetaccel.fourier import low_basis, scale_low_frequencies
 from unetaccel.methods.freeu import Bases, Boost
-from unetaccel.profiles import method_from
+from unetaccel.settings import method_from
 from unetaccel.skips import skip_table
 
 VALUES = dict(b1=1.3, b2=1.5, s1=0.6, s2=0.4)

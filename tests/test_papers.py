@@ -10,10 +10,10 @@ import yaml
 
 from unetaccel.demo.pipeline import load_pipeline
 from unetaccel.errors import SettingError
-from unetaccel.profiles import METHODS
 from unetaccel.quality.metrics import KINDS
 from unetaccel.report import load, markdown
 from unetaccel.schedule import quad, uniform
+from unetaccel.settings import METHODS
 from unetaccel.sweep import rows
 from unetaccel.sweep.run import IDENTITY, run_sweep
 from unetaccel.sweep.spec import PromptSource, TimingPlan, read_sweep

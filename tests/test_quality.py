@@ -227,9 +227,9 @@ REFUSED = [
     ),
     ("psnr", {}, "metrics must be a list of names, got 'psnr'; allowed are frechet"),
     ({"fid": "a.pth"}, {}, "metrics must be a list of names"),
-    (["fid"], {}, "metric 'fid' needs local weights: give inception=, the path of torch-fidelity's weights-inception"),
-    (["kid"], {"clip": "x"}, "metric 'kid' needs local weights: give inception="),
-    (["clip"], {}, "metric 'clip' needs local weights: give clip=, the path of a folder with a CLIPModel"),
+    (["fid"], {}, "metric 'fid' needs local weights, .inception., the path of torch-fidelity's weights-inception"),
+    (["kid"], {"clip": "x"}, "metric 'kid' needs local weights, .inception."),
+    (["clip"], {}, "metric 'clip' needs local weights, .clip., the path of a folder with a CLIPModel"),
     (["lpips"], {}, "metric 'lpips' needs local weights: give alexnet=, the path of torchvision's AlexNet"),
     (["psnr"], {"vgg": "x"}, "unknown weights 'vgg'; allowed are inception, clip, alexnet"),
     (

@@ -160,11 +160,26 @@ def test_few_pictures_give_no_verdict(tmp_path):
     assert "too few for a verdict" in markdown([result])
 
 
+def test_times_that_say_little_are_marked(tmp_path):
+    def change(data):
+        first, second, third = (*[row for row in data["rows"] if row["kind"] == "method"][:2], data["rows"][-1])
+        first["speedup"] = {"median": 1.2, "p20": 1.2, "p80": 1.2}
+        second["speedup"] = {"median": 1.2 * second["speedup_ceiling"], "p20": 1.19, "p80": 1.21}
+        third["speedup"] = {"median": 1.2, "p20": 1.19, "p80": 1.21}
+        third["speedup_ceiling"] = 1.3
+
+    result = load(rewrite(write_result(tmp_path), change))
+    methods = [row for row in result.rows if row.kind == "method"]
+    assert [row.noisy for row in (*methods[:2], result.rows[-1])] == [True, True, False]
+    assert "1.20x (timed once) ~" in markdown([result])
+    assert "~ a noisy time" in markdown([result])
+
+
 def test_noise_short_runs_and_guidance_are_marked(tmp_path):
     def change(data):
         data["sweep"]["guidance"] = 7.5
         row = next(row for row in data["rows"] if row["kind"] == "method")
-        row.update(ran_plain=True, speedup={"median": 1.0, "p20": 0.9, "p80": 1.1})
+        row.update(ran_plain=True, speedup={"median": 1.0, "p20": 0.8, "p80": 1.2})
 
     text = page.page([load(rewrite(write_result(tmp_path), change))])
     assert "ran plain: too few evaluations to cache" in text

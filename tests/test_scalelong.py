@@ -10,7 +10,7 @@ from torch._dynamo.testing import CompileCounter
 import unetaccel
 from unetaccel import DeepCache, ScaleLong, SettingError
 from unetaccel.methods.scalelong import gate_network
-from unetaccel.profiles import method_from
+from unetaccel.settings import method_from
 from unetaccel.skips import skip_table
 
 GATES = [

@@ -104,7 +104,7 @@ def test_a_family_of_rows_may_have_steps_of_its_own():
         ({"weights": ["w.pth"]}, "weights must be NAME: VALUE pairs, got ['w.pth']"),
         ({"solvers": ["ddim", "eulr"]}, "unknown solver 'eulr'; known: ddim"),
         ({"batch": 0}, "batch must be an int of at least 1"),
-        ({"prompts": ["demo"]}, "prompts must be NAME: VALUE pairs, got ['demo']"),
+        ({"prompts": ["demo"]}, "prompts must be NAME: VALUE pairs, or demo, none or the name of a file with one prompt per line, got ['demo']"),
         ({"guidance": "high"}, "guidance must be a number such as 7.5, got 'high'"),
         ({"size": "large"}, "size must be pixels such as 512, or [height, width], got 'large'"),
         ({"model": 3}, "model must be a text, got 3"),
@@ -141,6 +141,44 @@ def test_yaml_needs_no_title_and_its_rows_are_checked(tmp_path):
     file.write_text('{"format": "unetaccel-quality/1", "rows": []}')
     with pytest.raises(SettingError, match="is a result, not a sweep: look at it with `unetaccel report"):
         read_sweep(file)
+
+
+def test_files_beside_the_sweep_are_found_and_no_key_stands_twice(tmp_path, monkeypatch):
+    folder = tmp_path / "sweeps"
+    folder.mkdir()
+    (folder / "p.txt").write_text("a cat\n")
+    file = folder / "s.yaml"
+    for prompts in ("p.txt", "{source: p.txt}"):
+        file.write_text(f"prompts: {prompts}\nreal: gone\n")
+        sweep = read_sweep(file)
+        assert Path(sweep.prompts.source) == folder / "p.txt"
+        assert sweep.real == "gone"
+    monkeypatch.chdir(folder)
+    assert read_sweep(file).prompts.source == "p.txt"
+    for text, message in {"steps: 4\nsteps: 5": "the key 'steps' stands twice", "": "such as `steps"}.items():
+        file.write_text(text)
+        with pytest.raises(SettingError, match=message):
+            read_sweep(file)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ways": [{"deepcache": {"cut": 44}}]}, "row ddim-6-deepcache-cut44: cut=44 is out of range"),
+        ({"ways": [{"deepcache": {"schedule": [[40]]}}]}, "schedule lists the full evaluations .40."),
+        ({"ways": [{"scalelong": {"mode": "ls", "weights": "gone"}}]}, "row ddim-6-scalelong.*no file 'gone'"),
+        ({"size": 33}, "size 33x33: both sides must be divisible by 8"),
+        ({"scheduler": {"clip_sample": "maybe"}}, "clip_sample must be like True, got 'maybe'"),
+        ({"ways": [{"deepcache": {"interval": []}}]}, "deepcache.interval has no value"),
+    ],
+)
+def test_what_does_not_fit_the_model_is_refused_before_any_work(pipe, tmp_path, monkeypatch, changes, message):
+    monkeypatch.setattr("unetaccel.demo.pipeline.load_pipeline", lambda *_: pipe)
+    said = []
+    with pytest.raises((SettingError, WeightsError), match=message):
+        run_sweep(sweep_from({**SMALL, **changes}), tmp_path / "run", say=said.append)
+    assert not any("counting" in line for line in said)
+    assert not (tmp_path / "run" / "sweep.json").exists()
 
 
 def test_published_figures_must_belong_to_a_row():
@@ -374,7 +412,7 @@ def test_a_folder_of_another_sweep_is_refused_and_more_rows_are_not(pipe, tmp_pa
     wrong = [
         (replace(sweep, metrics=("beauty",)), "unknown metric 'beauty'"),
         (replace(sweep, metrics=("frechet",), prompts=PromptSource(str(prompts), count=1)), "name a folder of them"),
-        (replace(sweep, metrics=("fid",)), "metric 'fid' needs local weights: give inception="),
+        (replace(sweep, metrics=("fid",)), "metric 'fid' needs local weights, 'inception'"),
         (replace(sweep, metrics=("frechet",), real=str(tmp_path / "gone")), "real: .* is no folder"),
         (replace(sweep, metrics=("frechet",), real=str(tmp_path / "empty")), "real: no picture"),
         (

@@ -4,10 +4,12 @@
 >>> pipe("a prompt"); print(handle.summary()); handle.remove()
 """
 
+from .calibrate import calibrate
 from .errors import AlreadyAppliedError, SettingError, UnetAccelError, UnsupportedModelError, WeightsError
 from .handle import Handle, Plan
-from .methods import DeepCache, FreeU, ScaleLong, SkipTuning
+from .methods import Calibrated, DeepCache, FreeU, ScaleLong, SkipTuning
 from .patch import apply
+from .profile import Profile, load_profile, save_profile
 from .straddling import fold_errors
 from .summary import Summary
 from .weights import save_learned
@@ -16,10 +18,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AlreadyAppliedError",
+    "Calibrated",
     "DeepCache",
     "FreeU",
     "Handle",
     "Plan",
+    "Profile",
     "ScaleLong",
     "SettingError",
     "SkipTuning",
@@ -28,6 +32,9 @@ __all__ = [
     "UnsupportedModelError",
     "WeightsError",
     "apply",
+    "calibrate",
     "fold_errors",
+    "load_profile",
     "save_learned",
+    "save_profile",
 ]

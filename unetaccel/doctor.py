@@ -14,6 +14,8 @@ from .overlay import has_foreign_forward
 from .skips import skip_table
 from .timeline import of_steps
 
+TOKENS, MOST_TOKENS = 77, 10_000
+"""Of a caption where the tokenizer does not say, and where what it says is no number that one has."""
 TOOLS = {
     "DeepCache": "DeepCacheSDHelper",
     "tgate": "T-GATE",
@@ -76,7 +78,7 @@ def diagnose(pipe, steps: int = 50) -> Diagnosis:
     conflicts = [f for f in findings if f.level == "conflict"]
     if conflicts:
         return Diagnosis(tuple(findings), (), None, conflicts[0].text)
-    costs = _costs(unet, findings)
+    costs = _costs(pipe, unet, findings)
     return Diagnosis(tuple(findings), costs, *_recommend(timeline, costs))
 
 
@@ -142,9 +144,10 @@ def _add_ons(pipe, unet: nn.Module) -> list[Finding]:
     return found
 
 
-def _costs(unet: nn.Module, findings: list[Finding]) -> tuple[CutCost, ...]:
+def _costs(pipe, unet: nn.Module, findings: list[Finding]) -> tuple[CutCost, ...]:
+    tokens = getattr(getattr(pipe, "tokenizer", None), "model_max_length", TOKENS)
     try:
-        return tuple(cut_costs(unet, example_inputs(unet)))
+        return tuple(cut_costs(unet, example_inputs(unet, tokens=tokens if tokens < MOST_TOKENS else TOKENS)))
     except UnsupportedModelError as error:
         findings.append(Finding("note", str(error)))
         return ()

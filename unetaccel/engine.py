@@ -15,13 +15,14 @@ from .costs import auto_cut
 from .errors import SettingError, UnsupportedModelError, check_count
 from .inputs import input_names
 from .layouts import layout_of
-from .methods import DeepCache, Method
+from .methods import DeepCache, Method, ReuseMethod
 from .overlay import has_foreign_forward, refuse_replaced_forward
 from .run import Report, Run, active, current_run
 from .skip_edits import SkipEdits
 from .skips import Skip, resolve_cut
 from .timeline import Timeline
 from .views import Views, make_views
+from .weights import base_of
 
 
 class Engine:
@@ -45,6 +46,8 @@ class Engine:
         self.reuse = reuse or DeepCache(interval=1)
         if has_foreign_forward(unet) and not hasattr(unet, "_hf_hook"):
             refuse_replaced_forward([unet], {id(unet): "the U-Net"})
+        if reuse:
+            reuse.check_model(base_of(unet, self.layout.skips))
         self.cut = self._cut(unet) if reuse else None
         """Where cached evaluations enter; None if nothing is reused."""
         self.removed = False
@@ -160,7 +163,7 @@ class Engine:
         return self.reuse.flags(timelines.of_steps(scheduler, steps) if scheduler is not None else Timeline(steps))
 
 
-def _reuse(methods: tuple[Method, ...]) -> DeepCache | None:
+def _reuse(methods: tuple[Method, ...]) -> ReuseMethod | None:
     strangers = [m for m in methods if not isinstance(m, Method)]
     if strangers or not methods:
         raise SettingError(

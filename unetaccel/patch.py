@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from os import PathLike
+
 from torch import nn
 
 from .accelerated import AcceleratedUNet, Face, face
@@ -11,10 +13,13 @@ from .controlnet import AcceleratedControlNet, controlnet_engine
 from .engine import Engine
 from .errors import AlreadyAppliedError, UnsupportedModelError
 from .handle import Handle
-from .methods import Method
+from .methods import Calibrated, Method
+from .profile import Profile
 
 
-def apply(pipe_or_unet, *methods: Method, replace: bool = False, compile: bool | dict = False) -> Handle:
+def apply(
+    pipe_or_unet, *methods: Method | Profile | str | PathLike, replace: bool = False, compile: bool | dict = False
+) -> Handle:
     """Accelerate a diffusers pipeline, or a bare U-Net, with one or more methods.
 
     The pipeline then works as before, only faster: ``pipe(...)``. The U-Net's modules, weights and
@@ -27,7 +32,7 @@ def apply(pipe_or_unet, *methods: Method, replace: bool = False, compile: bool |
 
     Args:
         pipe_or_unet: a pipeline with a ``unet``, or a U-Net.
-        methods: what to apply, in any order.
+        methods: what to apply, in any order; a profile, or the path of one, stands for ``Calibrated(profile)``.
         replace: remove what was applied to it before; without it a second ``apply`` is an error.
         compile: compile the full and the cached view, one graph each, at their first evaluation; a dict is
             passed to ``torch.compile`` (``{"mode": "max-autotune"}``). Outputs then equal eager ones up to rounding.
@@ -40,6 +45,7 @@ def apply(pipe_or_unet, *methods: Method, replace: bool = False, compile: bool |
         AlreadyAppliedError: accelerated already, and ``replace`` is false.
         SettingError: a method's settings do not fit this U-Net.
     """
+    methods = tuple(Calibrated(m) if isinstance(m, str | PathLike | Profile) else m for m in methods)
     pipe, unet = _split(pipe_or_unet)
     _refuse(pipe, unet)
     previous = _previous(pipe, unet)

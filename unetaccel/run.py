@@ -17,7 +17,7 @@ import torch
 
 from .clock import StepClock
 from .inputs import ADAPTER_STATES, MID_RESIDUAL, RESIDUALS
-from .methods import DeepCache
+from .methods import ReuseMethod
 from .stream import Stream
 from .timeline import Timeline
 from .views import Views
@@ -61,7 +61,7 @@ class Run:
     def __init__(
         self,
         owner: object,
-        reuse: DeepCache,
+        reuse: ReuseMethod,
         borrow: Callable[[], Views],
         timeline: Callable[[], Timeline],
         streams: int | None = None,

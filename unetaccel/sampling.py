@@ -90,10 +90,21 @@ def set_scheduler(
 
 def _check_overrides(kind: type, overrides: Mapping[str, object]) -> None:
     """Raise for a key that is not in a scheduler's configuration: ``from_config`` would pass over it in silence."""
-    has = [key for key in inspect.signature(kind.__init__).parameters if key not in ("self", "kwargs")]
+    has = {k: p.default for k, p in inspect.signature(kind.__init__).parameters.items() if k not in ("self", "kwargs")}
     strange = [key for key in overrides if key not in has]
     if strange:
         raise SettingError(f"{kind.__name__} has no {strange[0]!r} to override; its configuration has {', '.join(has)}")
+    for key, value in overrides.items():
+        if isinstance(has[key], bool) != isinstance(value, bool) and isinstance(has[key], bool | int | float | str):
+            raise SettingError(f"{kind.__name__}: {key} must be like {has[key]!r}, got {value!r}")
+
+
+def check_size(pipe, size: tuple[int, int] | None) -> None:
+    """Raise ``SettingError`` for a height or width that the pipeline's latents cannot have."""
+    factor = getattr(pipe, "vae_scale_factor", None)
+    factor = factor and max(factor, 8)  # diffusers' pipelines ask for 8 whatever their autoencoder
+    if size is not None and factor and any(side % factor for side in size):
+        raise SettingError(f"size {size[0]}x{size[1]}: both sides must be divisible by {factor} for this pipeline")
 
 
 def sample(pipe, prompts: list[str], seeds: list[int], settings: Settings, on_step: Callable[[], None] | None = None):
@@ -154,6 +165,8 @@ class Comparison:
     ratios: tuple[float, ...]
     """Whole-call time of the plain run over the cached one, one per interleaved repeat."""
     rival_ratios: tuple[float, ...]
+    unedited_ratios: tuple[float, ...]
+    """As ``ratios``, of the run with no method at all; empty where that is ``plain``."""
     summary: Summary
 
     def as_dict(self) -> dict:
@@ -163,6 +176,7 @@ class Comparison:
             "beside": "plain" if self.unedited is None else "edited",
             "psnr_db": _spread(self.psnr),
             "speedup": _spread(self.ratios),
+            "speedup_over_unedited": _spread(self.unedited_ratios) if self.unedited_ratios else None,
             "equal_macs_plain_run": {
                 "steps": self.rival_steps,
                 "psnr_db": _spread(self.rival_psnr),
@@ -208,7 +222,12 @@ def compare(
     rival_steps = max(1, round(settings.steps * (summary.macs_share or 1)))
     _, rival, _ = run(base, rival_steps)
     first = {"prompts": prompts[: settings.batch], "seeds": seeds[: settings.batch]}
-    ways = ((base, settings.steps), (methods, settings.steps), (base, rival_steps))
+    ways = (
+        (base, settings.steps),
+        (methods, settings.steps),
+        (base, rival_steps),
+        *([((), settings.steps)] * bool(base)),
+    )
     times = [[run(applied, steps, **first)[0] for applied, steps in ways] for _ in range(repeats)]
     return Comparison(
         plain,
@@ -218,8 +237,9 @@ def compare(
         rival_steps,
         _psnr(cached, plain),
         _psnr(rival, plain),
-        tuple(p / c for p, c, _ in times),
-        tuple(p / r for p, _, r in times),
+        tuple(p / c for p, c, *_ in times),
+        tuple(p / r for p, _, r, *_ in times),
+        tuple(plain / c for _, c, _, *rest in times for plain in rest),
         summary,
     )
 

@@ -69,6 +69,8 @@ def load_learned(path: str | PathLike, method: SkipMethod, into: nn.Module, base
         WeightsError: no such file, damaged, of another kind, or made for another method, other settings or another U-Net.
     """
     path = Path(path).expanduser()
+    if path.is_dir():
+        raise WeightsError(f"{str(path)!r} is a folder: give the path of a file written by unetaccel.save_learned")
     if not path.is_file():
         raise WeightsError(f"no file {str(path)!r}: give the path of a file written by unetaccel.save_learned")
     own = own_tensors(into)

@@ -47,6 +47,7 @@ def write_grid(
             if titles:
                 draw.text((left, y), titles[j], fill="black")
             canvas.paste(to_image(variant[i]).resize((width, height), Image.Resampling.NEAREST), (left, y + top))
+            draw.rectangle((left - 1, y + top - 1, left + width, y + top + height), outline="lightgray")
         for k, line in enumerate(lines[i]):
             draw.text((x, y + top + height + k * LINE + 1), line, fill="black")
     canvas.save(path)

@@ -11,7 +11,7 @@ import torch
 
 from ..errors import SettingError
 from ..methods import Method
-from ..profiles import FOREIGN, METHODS, method_from, missing_settings
+from ..settings import FOREIGN, METHODS, method_from, missing_settings
 
 
 class Format(str, Enum):
@@ -44,7 +44,7 @@ def methods(**texts: str | None) -> tuple[Method, ...]:
 def method(name: str, text: str) -> Method:
     """``"interval=3,cut=1"`` as the method of this name; an empty text is its default, a bare number its first setting.
 
-    Lists are written with plus signs: ``schedule=0+3+9``. Names are as in ``profiles.method_from``.
+    Lists are written with plus signs: ``schedule=0+3+9``. Names are as in ``settings.method_from``.
     """
     option, names = f"--{name.replace('_', '-')}", [f.name for f in fields(METHODS[name])]
     settings = {}
@@ -55,6 +55,8 @@ def method(name: str, text: str) -> Method:
         key, equals, value = (s.strip() for s in part.partition("="))
         if not equals or key not in (*names, *FOREIGN):
             raise SettingError(f"{option} {text!r}: {part!r} is not NAME=VALUE with one of {', '.join(names)}")
+        if key in settings:
+            raise SettingError(f"{option} {text!r} names {key} twice")
         settings[key] = _value(value)
     missing = missing_settings(name, settings)
     if missing:
@@ -100,7 +102,7 @@ def size(text: str | None, option: str = "--size") -> tuple[int, int] | None:
         return None
     sides = text.split("x")
     if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
-        raise SettingError(f"{option} {text!r}: expected pixels such as 512, or height x width such as 512x768")
+        raise SettingError(f"{option} {text!r}: expected a side such as 512, or height x width such as 512x768")
     return int(sides[0]), int(sides[-1])
 
 
@@ -113,7 +115,7 @@ def device(text: str) -> torch.device:
         torch.zeros(1, device=chosen).sum().item()
     except Exception as error:  # a name that torch does not know, or a device that is not here
         raise SettingError(
-            f"--device {text!r} cannot be used here ({str(error).splitlines()[0]}); examples: auto, cpu, cuda, cuda:1, mps"
+            f"--device {text!r} cannot be used here ({str(error).splitlines()[0][:100]}); examples: auto, cpu, cuda, cuda:1, mps"
         ) from error
     return chosen
 
@@ -125,6 +127,8 @@ def writable(out: Path, images: Path | None) -> None:
     for option, path, folder in (("--out", out, out.parent), ("--images", images, images)):
         if path is None:
             continue
+        if option == "--images" and path.is_file():
+            raise SettingError(f"{option} {str(path)!r} is a file: name a folder")
         try:
             if option == "--out" and path.is_dir():
                 raise IsADirectoryError("it is a directory")
@@ -139,8 +143,10 @@ def prompts(given: list[str], file: Path | None) -> list[str]:
     """Prompts from the arguments and from the lines of a file."""
     try:
         lines = file.read_text(encoding="utf-8").splitlines() if file else []
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingError(f"--prompts {str(file)!r} cannot be read as text: {error}") from error
+    except OSError as error:
+        raise SettingError(f"--prompts {str(file)!r} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise SettingError(f"--prompts {str(file)!r} is not text: {error}") from error
     found = [*given, *(line.strip() for line in lines if line.strip())]
     if file and not found:
         raise SettingError(f"{str(file)!r} holds no prompt: write one per line")

@@ -74,6 +74,8 @@ def _check_outputs(out: Path, png: Path | None, markdown: Path | None) -> None:
     for option, path in (("--out", out), ("--png", png), ("--markdown", markdown)):
         if path is None:
             continue
+        if option == "--png" and path.is_file():
+            raise SettingError(f"--png {str(path)!r} is a file: name a folder")
         folder = path if option == "--png" else path.parent
         try:
             if option != "--png" and path.is_dir():

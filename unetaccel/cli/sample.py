@@ -70,7 +70,7 @@ def sample_command(
     """Sample a grid of pictures, with the methods asked for, and say what they saved and what they changed."""
     from ..demo.pipeline import GUIDANCE
     from ..errors import SettingError
-    from ..sampling import Settings, set_scheduler
+    from ..sampling import Settings, check_size, set_scheduler
 
     methods = options.methods(deepcache=deepcache, skip_tuning=skip_tuning, scalelong=scalelong, freeu=freeu)
     if compare and not methods:
@@ -82,6 +82,7 @@ def sample_command(
     console = Console(stderr=format is Format.json)
     with console.status("loading the pipeline"):
         pipe, chosen = _load(model, chosen, dtype, place)
+    check_size(pipe, pixels)
     if scheduler is not None or spacing is not None:
         set_scheduler(pipe, scheduler, spacing)
     pairs = [(p, s) for p in chosen for s in seeds]
@@ -170,15 +171,13 @@ def _compare(pipe, methods, jobs, settings, repeats: int, output: Output) -> Non
         result = compare(pipe, methods, *jobs, settings, repeats, on_step)
     base = "plain" if result.unedited is None else "edited"
     kind = "cached" if result.summary.cut is not None else "edited"
-    shown = {f"plain, {settings.steps}": ("plain-", result.plain)}
+    count = f"{settings.steps} steps"
+    shown = {f"plain, {count}": ("plain-", result.plain)}
     if result.unedited is not None:
-        shown = {
-            f"plain, {settings.steps}": ("plain-", result.unedited),
-            f"edited, {settings.steps}": ("edited-", result.plain),
-        }
-    shown[f"{kind} + edited" if base == "edited" else f"{kind}, {settings.steps}"] = (f"{kind}-", result.cached)
+        shown = {f"plain, {count}": ("plain-", result.unedited), f"edited, {count}": ("edited-", result.plain)}
+    shown[f"{kind} + edited" if base == "edited" else f"{kind}, {count}"] = (f"{kind}-", result.cached)
     if result.rival_steps != settings.steps:
-        shown[f"{base}, {result.rival_steps}"] = ("rival-", result.rival)
+        shown[f"{base}, {result.rival_steps} steps"] = (f"{base}-of-equal-macs-", result.rival)
     output.write(dict(shown.values()), jobs, list(shown))
     numbers = result.as_dict()
     if output.format is Format.json:
@@ -189,19 +188,25 @@ def _compare(pipe, methods, jobs, settings, repeats: int, output: Output) -> Non
     rival = numbers["equal_macs_plain_run"]
     output.say(result.summary)
     output.say(_row(kind, base, numbers["psnr_db"], numbers["speedup"]))
+    if result.unedited_ratios:
+        output.say(f"  {'':<16} and {_pace(numbers['speedup_over_unedited'])} the plain run's speed")
     if result.rival_steps != settings.steps:
         output.say(_row(f"{base}, {rival['steps']} steps", base, rival["psnr_db"], rival["speedup"]))
     if kind == "edited":
         output.say(
             "  How far an edit moves the pictures does not tell whether they are better: `unetaccel bench quality` does."
         )
-    output.say(f"wrote {output.grid}, for each prompt: {'; '.join(shown)} steps")
+    output.say(f"wrote {output.grid}, for each prompt: {'; '.join(shown)}")
 
 
 def _row(name: str, base: str, psnr: dict, speed: dict) -> str:
     median, low, high = ("inf" if psnr[k] is None else f"{psnr[k]:.2f}" for k in ("median", "min", "max"))
-    pace = f"{speed['median']:.2f}x its speed ({speed['min']:.2f} to {speed['max']:.2f})"
-    return f"  {name:<16} {median} dB to the {base} run ({low} to {high}), {pace}"
+    return f"  {name:<16} {median} dB to the {base} run ({low} to {high}), {_pace(speed)} its speed"
+
+
+def _pace(speed: dict) -> str:
+    spread = "timed once" if speed["min"] == speed["max"] else f"{speed['min']:.2f} to {speed['max']:.2f}"
+    return f"{speed['median']:.2f}x ({spread})"
 
 
 def _steps(jobs, settings) -> int:

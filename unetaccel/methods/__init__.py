@@ -1,9 +1,11 @@
 """The methods: frozen settings, one paper each. ``base`` and ``skip_method`` state the contract."""
 
 from .base import Method
+from .calibrated import Calibrated
 from .deepcache import DeepCache
 from .freeu import FreeU
+from .reuse import ReuseMethod
 from .scalelong import ScaleLong
 from .skip_tuning import SkipTuning
 
-__all__ = ["DeepCache", "FreeU", "Method", "ScaleLong", "SkipTuning"]
+__all__ = ["Calibrated", "DeepCache", "FreeU", "Method", "ReuseMethod", "ScaleLong", "SkipTuning"]

@@ -15,13 +15,14 @@ from .. import schedule as schedules
 from ..errors import SettingError
 from ..forecast import ABSCISSAE, Forecast, Table, abscissae, forecast_from, table
 from ..timeline import Timeline
-from .base import Method, is_int, is_point
+from .base import is_int, is_point
+from .reuse import ReuseMethod
 
 Rule = Callable[[int, "float | None", "float | None", int], bool]
 
 
 @dataclass(frozen=True, repr=False)
-class DeepCache(Method):
+class DeepCache(ReuseMethod):
     """Settings of DeepCache. A full evaluation stores one tensor, F; a cached one runs only the layers above the cut.
 
     Args:
@@ -63,7 +64,6 @@ class DeepCache(Method):
     tail: int = 0
     force: bool = False
 
-    role: ClassVar[str] = "reuse"
     headline: ClassVar[tuple[str, ...]] = ("interval", "cut")
 
     def why_plain(self, timeline: Timeline) -> str | None:
@@ -118,6 +118,10 @@ class DeepCache(Method):
         super().__post_init__()
         if self.forecast != "auto":
             forecast_from(self.forecast)
+        if self.center is not None and self.schedule not in ("quad", "quad_real"):
+            raise SettingError(
+                f"DeepCache(center={self.center!r}): center is read by schedule='quad' and 'quad_real' only: choose one, or leave it out"
+            )
         if type(self.start) is type(self.end) and self.start > self.end:
             raise SettingError(f"DeepCache(start={self.start}, end={self.end}): start must not lie after end")
 

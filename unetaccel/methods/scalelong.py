@@ -96,7 +96,12 @@ class ScaleLong(SkipMethod):
     def account(self, places: Sequence[Place]) -> str:
         if self.mode != "ls":
             return f"times {listed(self.factors(len(places)))} from the outermost in"
-        return f"learned gates per {self.gate} on all {len(places)}"
+        begin = (
+            ""
+            if self.weights is not None or self.start != "identity"
+            else "; they begin as the identity, and are to be trained"
+        )
+        return f"gates per {self.gate} on all {len(places)}{begin}"
 
     def _gates(self, places: Sequence[Place]) -> dict[int, SkipEdit]:
         networks: dict[object, nn.Module] = {}

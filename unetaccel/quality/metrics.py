@@ -134,7 +134,7 @@ def _check(name: str, model: str, weights: dict[str, Path | str]) -> None:
         )
     if kind.weights and weights.get(kind.weights) is None:
         raise SettingError(
-            f"metric {name!r} needs local weights: give {kind.weights}=, the path of {WEIGHTS[kind.weights]}"
+            f"metric {name!r} needs local weights, {kind.weights!r} (in a sweep: `weights: {{{kind.weights}: PATH}}`): the path of {WEIGHTS[kind.weights]}"
         )
     if kind.torchmetrics and find_spec("torchmetrics") is None:
         raise SettingError(f'metric {name!r} needs torchmetrics: pip install "unetaccel[metrics]"')
@@ -272,17 +272,17 @@ KINDS = {
         torchmetrics=False,
     ),
     "psnr": _Kind(
-        {"psnr": ("PSNR to the plain run, median", "higher", "dB")},
+        {"psnr": ("PSNR to the plain run of as many steps, median", "higher", "dB")},
         to="plain",
         build=lambda parts: _likeness("psnr", similarity.psnr, parts, over=statistics.median),
     ),
     "ssim": _Kind(
-        {"ssim": ("SSIM to the plain run", "higher", "")},
+        {"ssim": ("SSIM to the plain run of as many steps", "higher", "")},
         to="plain",
         build=lambda parts: _likeness("ssim", similarity.ssim, parts),
     ),
     "lpips": _Kind(
-        {"lpips": ("LPIPS (AlexNet) to the plain run", "lower", "")},
+        {"lpips": ("LPIPS (AlexNet) to the plain run of as many steps", "lower", "")},
         to="plain",
         build=_lpips,
         weights="alexnet",

@@ -62,6 +62,7 @@ def write_figure(path: Path, result: QualityResult, metric: str, axis: str) -> b
             plot.set_title(title, loc="left")
         plots[0][0].set_ylabel(_quality_label(result.metrics[metric]))
         _legend(figure, result, {p[0].id for _, _, points in panels for p in points}, ceilings=axis != "macs")
+        figure.suptitle(result.title, x=0.01, ha="left", fontsize=15)
         figure.tight_layout(rect=(0, 0.02, 1, 1))
         figure.canvas.draw()  # from here on the panels stay where they are, and tags can be kept apart
         for plot, (_, _, points) in zip(plots[0], panels, strict=True):
@@ -106,7 +107,7 @@ def _panel(result: QualityResult, metric: str, axis: str, solver: str, steps: in
         place, score = places(result, row, base).get(axis), result.score(row, metric, base)
         if place and score and score.value is not None:
             points.append((row, place, score.value, score.sd or 0))
-    return (f"{steps} steps, {solver}", axes(base)[axis], points) if points else None
+    return (f"{steps} steps" + (f", {solver}" if solver else ""), axes(base)[axis], points) if points else None
 
 
 def _wide(panels, metric: Metric) -> bool:
@@ -195,6 +196,7 @@ def _curve(plot, curve: list[Point], family: Family, factor: float) -> None:
 
 
 def _front(plot, points: list[Point], metric: Metric, cost: Axis, factor: float) -> None:
+    points = [p for p in points if not (p[0].edits_skips and metric.to == "plain")]  # an edit is meant to move pictures
     best = front([(p[1].x, p[2]) for p in points], cost.sign, 1 if metric.better == "higher" else -1)
     x, y = [points[i][1].x / factor for i in best], [points[i][2] for i in best]
     where = "post" if cost.sign < 0 else "pre"

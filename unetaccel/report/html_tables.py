@@ -12,10 +12,9 @@ from .payload import published
 from .results import QualityResult, SpeedResult
 from .rows import Row, Spread, number
 from .series import family_name
+from .tables import NOISY
 from .verdicts import paired_text, verdict
 
-NOISY = 0.15
-"""From so large a spread on, as a share of the median, a time is marked."""
 MARKS = {"row": ("ahead", "▲"), "level": ("level", "≈"), "plain": ("behind", "▼")}
 
 
@@ -132,6 +131,8 @@ def _speedup(row: Row) -> tuple[str, object]:
         html += '<small class="behind">ran plain: too few evaluations to cache</small>'
     elif row.speedup and row.ceiling and row.kind != "plain":
         html += f"<small>{row.speedup.median / row.ceiling:.0%} of ceiling</small>"
+    if row.noisy:
+        html += f'<small class="noisy" title="{NOISY}">noisy</small>'
     return html, value
 
 
@@ -139,9 +140,7 @@ def _spread(spread: Spread | None, text) -> tuple[str, object]:
     if spread is None:
         return texts.NONE, None
     median, bracket, rest = text(spread).partition(" (")
-    noisy = (spread.high - spread.low) > NOISY * abs(spread.median)
-    said = ', <span class="noisy" title="the middle 60% of the repeats lie far apart">noisy</span>' * noisy
-    return f"{median}<small>{(bracket + rest).strip(' ()')}{said}</small>", spread.median
+    return f"{median}<small>{(bracket + rest).strip(' ()')}</small>", spread.median
 
 
 def _metric(result: QualityResult, name: str) -> Column:
@@ -159,6 +158,8 @@ def _metric(result: QualityResult, name: str) -> Column:
             told := paired_text(metric, found, base.scores.get(name))
         ) != texts.NONE:
             html += f'<small title="to the run without the edit, paired by seed">{told}</small>'
+        elif found and metric.to == "plain" and row.kind == "plain":
+            html += f"<small>to the longest of {escape(row.solver) or 'its solver'}</small>"
         return html, _sort_value(found)
 
     better = f"; {metric.better} is better" if metric.better else ""

@@ -57,6 +57,7 @@ def _row(result: QualityResult, row: Row, family: str, base: Row | None) -> dict
         "solver": row.solver,
         "steps": row.steps,
         "pattern": row.pattern,
+        "edited": row.edits_skips,
         "plain": plain and plain.id,
         "rivals": {cost: rival.id for cost in verdicts.COSTS if (rival := result.rival(row, cost))},
         "x": {name: vars(place) for name, place in places(result, row, base).items()},

@@ -7,11 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import SettingError
-from .rows import Metric, Row, Score
+from .rows import EDITS, Metric, Row, Score
 
 QUALITY = "unetaccel-quality/1"
-EDITS = ("skip_tuning", "scalelong", "freeu")
-"""Methods that edit skips."""
 REMEDY = f"write one with `unetaccel bench quality` (format {QUALITY!r}) or `python bench/speed.py --out FILE`"
 
 

@@ -5,6 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+EDITS = frozenset({"skip_tuning", "scalelong", "freeu"})
+"""Methods that edit skips."""
+WIDE, BEYOND = 0.15, 1.1
+"""A time is noisy if the middle of its repeats spans this share of the median, or if it is so far beyond its ceiling."""
+
 
 def number(value: object) -> float | int | None:
     """A finite number, else ``None``: JSON files may hold NaN, and pages may not."""
@@ -49,6 +54,11 @@ class Spread:
             return None
         low, high = (number(data.get(key)) for key in ("p20", "p80"))
         return cls(median, median if low is None else low, median if high is None else high)
+
+    @property
+    def once(self) -> bool:
+        """Of one measurement only: its spread is not known."""
+        return self.low == self.median == self.high
 
     def scaled(self, factor: float) -> Spread:
         return Spread(self.median * factor, self.low * factor, self.high * factor)
@@ -106,6 +116,18 @@ class Row:
     """A method that caches, in a run too short for it."""
     strip: str | None
     """One file with all ``images``, from left to right."""
+
+    @property
+    def edits_skips(self) -> bool:
+        return not EDITS.isdisjoint(self.methods)
+
+    @property
+    def noisy(self) -> bool:
+        """Whether its time says little: repeats that lie far apart, one repeat only, or more than its MACs allow."""
+        if self.speedup is None or self.kind == "plain":
+            return False
+        wide = self.speedup.high - self.speedup.low > WIDE * abs(self.speedup.median)
+        return wide or self.speedup.once or self.speedup.median > BEYOND * (self.ceiling or math.inf)
 
     @classmethod
     def read(cls, data: dict, metrics: dict[str, Metric]) -> Row:

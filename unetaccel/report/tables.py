@@ -17,6 +17,9 @@ ARROWS = {"lower": " ↓", "higher": " ↑", None: ""}
 MARKS = {"row": "▲", "level": "≈", "plain": "▼"}
 
 
+NOISY = "its repeats lie far apart, or are one, or it is faster than its MACs allow: trust the MACs"
+
+
 def markdown(results: Sequence[QualityResult | SpeedResult], metric: str | None = None) -> str:
     """All results as Markdown; ``metric`` is the column of quality where a result has it, else its first."""
     return "\n".join(_speed(r) if isinstance(r, SpeedResult) else _quality(r, metric) for r in results)
@@ -37,6 +40,8 @@ def _quality(result: QualityResult, metric: str | None) -> str:
         "Speedup over the plain run of as many steps: median (20th to 80th percentile); ± is the standard deviation over seeds.",
         "▲ the row is ahead, ≈ level within both spreads, ▼ the plain run is ahead.",
     ]
+    if any(row.noisy for row in _shown(result)):
+        notes.append(f"~ a noisy time: {NOISY}.")
     return f"{_table(result.title, [*head, column, RIVAL], lines)}\n{' '.join(notes)}\n"
 
 
@@ -77,7 +82,7 @@ def _line(result: QualityResult, row: Row, metric: str | None) -> list[str]:
     curve = [str(value) for key, value in row.group.items() if key == "schedule" and str(value) not in row.label]
     name = ", ".join([row.label, *curve])
     ceiling = texts.NONE if row.ceiling is None or row.kind == "plain" else f"{row.ceiling:.2f}x"
-    found = [name, str(row.steps or texts.NONE), texts.times(row.speedup), ceiling]
+    found = [name, str(row.steps or texts.NONE), texts.times(row.speedup) + " ~" * row.noisy, ceiling]
     if metric is None:
         return found
     rival, against = result.rival(row, "equal_macs"), verdict(result, row, metric)

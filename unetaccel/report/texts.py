@@ -32,7 +32,9 @@ def score(found: Score | None) -> str:
 
 def times(spread: Spread | None) -> str:
     """``2.32x (2.30 to 2.34)``."""
-    return NONE if spread is None else f"{spread.median:.2f}x ({spread.low:.2f} to {spread.high:.2f})"
+    if spread is None:
+        return NONE
+    return f"{spread.median:.2f}x " + ("(timed once)" if spread.once else f"({spread.low:.2f} to {spread.high:.2f})")
 
 
 def percent(spread: Spread | None) -> str:
@@ -50,7 +52,7 @@ def seconds(spread: Spread | None) -> str:
         return NONE
     factor, unit = (1000, "ms") if spread.median < 1 else (1, "s")
     median, low, high = (significant(factor * s) for s in (spread.median, spread.low, spread.high))
-    return f"{median} {unit} ({low} to {high})"
+    return f"{median} {unit} " + ("(timed once)" if spread.once else f"({low} to {high})")
 
 
 def scaled(value: float | None, unit: str = "") -> str:

@@ -81,8 +81,10 @@ def read_prompts(path: Path, format: str | None = None) -> list[str]:
     """All prompts of a file, in its order."""
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingError(f"prompts: {str(path)!r} cannot be read as text: {error}") from error
+    except OSError as error:
+        raise SettingError(f"prompts: {str(path.absolute())!r} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise SettingError(f"prompts: {str(path)!r} is not text: {error}") from error
     format = format or _told_by(path, text)
     if format not in _READERS:
         raise SettingError(f"prompts: unknown format {format!r}; known: {', '.join(_READERS)}")

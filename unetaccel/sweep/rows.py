@@ -9,8 +9,8 @@ import re
 from dataclasses import dataclass, field
 
 from ..errors import SettingError
-from ..profiles import METHODS, method_from
 from ..sampling import SCHEDULERS
+from ..settings import METHODS, method_from
 from .spec import Sweep
 
 PEERS = {"official_deepcache": ("interval", "branch")}
@@ -130,6 +130,9 @@ def _combinations(way: dict) -> list[dict]:
     way = {name: settings for name, settings in way.items() if name != "steps"}
     axes = [(name, key, value if isinstance(value, list) else [value]) for name, settings in way.items()
             for key, value in (settings or {}).items()]  # fmt: skip
+    empty = [f"{name}.{key}" for name, key, values in axes if not values]
+    if empty:
+        raise SettingError(f"{empty[0]} has no value: [] makes no row")
     found = []
     for values in itertools.product(*(axis[2] for axis in axes)):
         methods: dict[str, dict] = {name: {} for name in way}

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from ..errors import SettingError
+from ..errors import SettingError, UnetAccelError
 from ..quality.moments import is_statistics
-from ..sampling import set_scheduler
+from ..sampling import check_size, set_scheduler
 from .draw import Store, draw
 from .lock import folder_lock
 from .prompts import Jobs, read_jobs
@@ -186,7 +186,7 @@ def _time_rows(watch: Stopwatch, rows: list[Row], what: str, times: Times, warne
     repeats = watch.sweep.timing.repeats
     new = [row for row in rows if row.id not in times.accounts]
     if new:
-        say(f"counting the work of {len(new)} {what}")
+        say(f"counting the work of {len(new)} {what}, by two calls each")
     for row in new:
         with warned.about(row):
             times.accounts[row.id] = watch.account(row)
@@ -290,7 +290,17 @@ def _load(sweep: Sweep, device):
     pipe.set_progress_bar_config(disable=True)
     if sweep.spacing is not None:
         set_scheduler(pipe, None, sweep.spacing)
-    for solver in sweep.solvers:
-        with applied(pipe, Row(solver, 1), sweep.scheduler):  # raises where a solver has no such setting
-            pass
+    _check_rows(pipe, sweep)
     return pipe
+
+
+def _check_rows(pipe, sweep: Sweep) -> None:
+    """Raise for what does not fit this model, before anything is timed or drawn."""
+    check_size(pipe, sweep.size)
+    for row in expand(sweep):
+        try:
+            with applied(pipe, row, sweep.scheduler) as handle:
+                if handle is not None:
+                    handle.plan(row.steps)
+        except UnetAccelError as error:
+            raise type(error)(f"row {row.id}: {error}") from error

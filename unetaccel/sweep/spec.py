@@ -11,6 +11,10 @@ from ..errors import SettingError, check_count
 DTYPES = ("float32", "float16", "bfloat16")
 RIVALS = ("equal_macs", "equal_time")
 DEFAULT_COUNT = 100
+HINTS = {
+    "a sweep": " such as `steps: [20]` and `ways:`, see the README",
+    "prompts": ", or demo, none or the name of a file with one prompt per line",
+}
 MAX_SEED = 2**31 - 1
 
 
@@ -139,11 +143,12 @@ def read_sweep(path: Path | str) -> Sweep:
     """
     import yaml
 
+    from .documents import SafeLoader, beside
     from .rows import expand
     from .warned import unwarned
 
     try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        data = yaml.load(Path(path).read_text(encoding="utf-8"), SafeLoader)
     except OSError as error:
         raise SettingError(f"{str(path)!r} cannot be read: {error.strerror or error}") from error
     except (UnicodeDecodeError, yaml.YAMLError) as error:
@@ -154,7 +159,7 @@ def read_sweep(path: Path | str) -> Sweep:
             "what was swept stands under its key 'sweep'"
         )
     if isinstance(data, Mapping):
-        data = {"title": Path(path).stem, **data}
+        data = beside(Path(path).parent, {"title": Path(path).stem, **data})
     try:
         sweep = sweep_from(data)
         with unwarned():
@@ -196,7 +201,8 @@ def _part(cls: type, data: object, where: str):
 
 def _mapping(data: object, where: str) -> Mapping:
     if not isinstance(data, Mapping):
-        raise SettingError(f"{where} must be NAME: VALUE pairs, got {data!r}")
+        hint = HINTS.get(where, "")
+        raise SettingError(f"{where} must be NAME: VALUE pairs{hint}, got {data!r}")
     return data
 
 

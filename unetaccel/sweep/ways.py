@@ -9,8 +9,8 @@ from ..handle import Handle
 from ..methods import DeepCache, Method
 from ..overlay import has_foreign_forward
 from ..patch import apply
-from ..profiles import method_from
 from ..sampling import set_scheduler
+from ..settings import method_from
 from .rows import Row
 
 

@@ -108,7 +108,8 @@ class Chart {
     const { state, data } = this.report, better = data.metrics[state.metric].better;
     this.best = new Set();
     if (!better) return;
-    const found = front(this.points, data.axes[state.axis].sign, better === "higher" ? 1 : -1).map((i) => this.points[i]);
+    const points = this.points.filter((p) => !(p.row.edited && data.metrics[state.metric].to === "plain"));
+    const found = front(points, data.axes[state.axis].sign, better === "higher" ? 1 : -1).map((i) => points[i]);
     this.best = new Set(found);
     const steps = found.map((p, i) => (i ? `H${p.sx}V${p.sy}` : `M${p.sx} ${p.sy}`));
     this.svg.appendChild(svg("path", { class: "front", d: steps.join("") }));
@@ -170,6 +171,7 @@ class Chart {
   note() {
     const { data, state } = this.report, parts = [];
     if (state.metric && this.points.length) parts.push(`Bars are sd over seeds and the 20th to 80th percentile of time. The yellow staircase is the Pareto front of what is shown.`);
+    if (state.metric && data.metrics[state.metric].to === "plain" && this.points.some((p) => p.row.edited)) parts.push("How far an edit of skips moves the pictures does not tell whether they are better: such rows are not on the front.");
     if (data.moving) parts.push(`Numbers at points: ${data.moving}; at the plain curve: steps.`);
     if (state.ceilings) parts.push(state.axis === "macs" ? "MACs have no ceiling." : "Dotted lines lead to the ceiling that the MACs set.");
     if (this.left && this.left.length) parts.push(`Not drawn, for want of a number: ${this.left.map((row) => this.report.called(row)).slice(0, 3).join("; ")}${this.left.length > 3 ? ` and ${this.left.length - 3} more` : ""}.`);

@@ -27,7 +27,7 @@ function duel(report, row, x) {
   return el("div", { class: "duel", "data-id": row.id },
     el("button", { class: "what", type: "button", onclick: () => report.set({ selected: row.id }) }, report.called(row), el("small", {}, row.family)),
     dumbbell(x, score, theirs, word),
-    el("span", { class: `says ${word}` }, against ? `${sign} ${SAID[word]}${word === "level" ? "" : by}` : theirs && score ? "not judged: one seed, or few pictures" : "no rival of this cost in the file",
+    el("span", { class: `says ${word}` }, against ? `${sign} ${SAID[word]}${word === "level" ? "" : by}` : theirs && score ? "not judged: one seed, or few pictures" : rival && rival.id === row.plain ? "the run of this cost is the one that it is compared with" : "no rival of this cost in the file",
       el("small", {}, `${report.score(row, metric)}${theirs ? ` against ${theirs.text} (${rival.label})` : ""}`)));
 }
 

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 
 from .errors import SettingError
-from .methods import DeepCache, FreeU, Method, ScaleLong, SkipTuning
+from .methods import Calibrated, DeepCache, FreeU, Method, ScaleLong, SkipTuning
 
 METHODS: dict[str, type[Method]] = {
     "deepcache": DeepCache,
+    "calibrated": Calibrated,
     "freeu": FreeU,
     "scalelong": ScaleLong,
     "skip_tuning": SkipTuning,
@@ -31,7 +32,7 @@ def method_from(name: str, settings: Mapping | None = None) -> Method:
     if not isinstance(settings or {}, Mapping):
         raise SettingError(f"settings of {name!r} must be NAME: VALUE pairs, got {settings!r}")
     method, found = METHODS[name], dict(_own(*item) for item in (settings or {}).items())
-    known = [f.name for f in fields(method)]
+    known = [f.name for f in fields(method) if f.init]
     strange = [key for key in found if key not in known]
     if strange:
         raise SettingError(f"{name} has no setting {strange[0]!r}; it has {', '.join(known)}")

@@ -1,0 +1,108 @@
+"""Calibration: plain runs of a few prompts, from which plans and forecasts for all numbers of full evaluations follow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from .environment import environment
+from .errors import SettingError
+from .forecast import abscissae
+from .layouts import layout_of
+from .patch import apply, plain_unet
+from .plans import Fitted, best_plans, plan_errors
+from .profile import Call, Planned, Profile
+from .recording import Record
+from .sampling import Settings, sample
+from .timeline import Timeline, of_steps
+from .weights import base_of
+
+MOVES = ("beta_schedule", "beta_start", "beta_end", "timestep_spacing", "prediction_type", "rescale_betas_zero_snr",
+         "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "algorithm_type", "solver_order", "steps_offset")  # fmt: skip
+"""Of a scheduler's configuration: what a profile writes down for its readers. What counts are the timesteps."""
+
+
+def calibrate(
+    pipe,
+    prompts: Sequence[str],
+    seeds: Sequence[int] | None = None,
+    *,
+    steps: int = 50,
+    guidance: float | None = None,
+    cuts: Sequence[int] = (0, 1),
+    full: int | None = None,
+    points: int = 3,
+    size: tuple[int, int] | None = None,
+    batch: int = 4,
+    on_step: Callable[[], None] | None = None,
+) -> Profile:
+    """Sample plainly, watch F at several cuts, and find the best plan of each number of full evaluations.
+
+    Two prompts give nearly the plans of sixteen. The Gram matrices of F are all that is kept: at most 65,536 fixed coordinates
+    of every sample's F, and of one batch at a time.
+
+    Args:
+        pipe: with nothing applied; its scheduler is the one that is calibrated for.
+        prompts, seeds: of one length; by default the seeds are 0, 1, 2, ...
+        steps: inference steps. Runs whose timesteps are a subset of these (half as many steps, image-to-image) can use it too.
+        cuts: skip indices to watch.
+        full: how many full evaluations runs have by default; None is a third of them.
+        points: features that F is forecast from, 1 to 4.
+        size: height and width of the pictures, in pixels.
+        batch: pictures per pipeline call.
+        on_step: called after each scheduler step.
+
+    Raises:
+        SettingError: no prompt, or a cut that is not there.
+    """
+    prompts, seeds = list(prompts), list(range(len(prompts)) if seeds is None else seeds)
+    if not prompts or len(prompts) != len(seeds):
+        raise SettingError(
+            f"calibrate needs prompts and a seed for each, got {len(prompts)} prompts and {len(seeds)} seeds"
+        )
+    unet = plain_unet(pipe)
+    skips = layout_of(unet).skips
+    strange = [b for b in cuts if b not in range(len(skips))]
+    if strange or not cuts:
+        raise SettingError(f"cuts={list(cuts)}: this U-Net has the skips 0 to {len(skips) - 1}; name at least one")
+    timeline = of_steps(pipe.scheduler, steps)
+    record, grams = Record(tuple(cuts)), []
+    how = Settings(steps, guidance, size, batch)
+    with apply(pipe, record):
+        for i in range(0, len(prompts), batch):
+            sample(pipe, prompts[i : i + batch], seeds[i : i + batch], how, on_step)
+            grams.append(record.taken(timeline.evaluations))
+    gram = {b: np.concatenate([found[b] for found in grams]) for b in cuts}
+    call = _call(pipe.scheduler, steps, guidance, timeline)
+    plans = {b: planned(gram[b], call.abscissae, points) for b in cuts}
+    return Profile(
+        model=base_of(unet, skips),
+        call=call,
+        samples={"prompts": len(prompts), "seeds": seeds, "size": size and list(size)},
+        grams=gram,
+        plans=plans,
+        cut=cuts[0],
+        full=max(1, round(timeline.evaluations / 3)) if full is None else full,
+        points=points,
+        versions=environment(unet.device)["packages"],
+    )
+
+
+def planned(gram: np.ndarray, u: Sequence[float], points: int) -> dict[int, Planned]:
+    """By number of full evaluations, the best plan for forecasts from two features, and its error with ``points``."""
+    found, forecast = best_plans(gram, u, Fitted(gram, min(points, 2))), Fitted(gram, points)
+    plans = {}
+    for k, (full, _) in found.items():
+        errors = plan_errors(gram, u, full, forecast)
+        plans[k] = Planned(tuple(full), math.sqrt(errors.sum() / max(len(errors) - k, 1)))
+    return plans
+
+
+def _call(scheduler, steps: int, guidance: float | None, timeline: Timeline) -> Call:
+    config = {name: value for name in MOVES if (value := scheduler.config.get(name)) is not None}
+    timesteps, _ = timeline.read()
+    return Call(
+        type(scheduler).__name__, config, steps, guidance, tuple(timesteps), tuple(abscissae(timeline, "log1p_sigma"))
+    )

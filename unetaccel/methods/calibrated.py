@@ -1,0 +1,124 @@
+"""Calibrated caching: the plan and the forecast that a measurement of the model found best."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from typing import ClassVar
+
+import numpy as np
+
+from ..errors import SettingError
+from ..forecast import Table, table
+from ..plans import Fitted, best_plans
+from ..profile import Profile, load_profile
+from ..timeline import Timeline
+from .base import is_int
+from .reuse import ReuseMethod
+
+
+@dataclass(frozen=True, repr=False)
+class Calibrated(ReuseMethod):
+    """DeepCache with a plan from a dynamic programme and fitted forecasts, both from a profile of the model.
+
+    The plan is the best of all with its number of full evaluations, for forecasts from two features; F at a cached
+    evaluation is the affine combination of the last ``points`` full ones that fitted the measurement best.
+
+    Args:
+        profile: a ``Profile``, or the path of one (see ``unetaccel.calibrate``).
+        full: full evaluations of a run; an int for runs of as many steps as were measured, or a share. None is the profile's.
+        cut: a skip index that was measured; None is the profile's.
+        points: features that F is forecast from, each of which is kept; 1 holds. None is the profile's.
+
+    Raises:
+        SettingError: a value that the profile does not hold.
+        WeightsError: the profile cannot be read.
+    """
+
+    profile: Profile | str | PathLike
+    full: int | float | None = None
+    cut: int | None = None
+    points: int | None = None
+    loaded: Profile = field(init=False, repr=False, compare=False, default=None)
+
+    headline: ClassVar[tuple[str, ...]] = ("full", "cut")
+    example: ClassVar[str] = "{profile: profile.yaml}"
+
+    def __post_init__(self):
+        loaded = self.profile if isinstance(self.profile, Profile) else load_profile(self.profile)
+        object.__setattr__(self, "loaded", loaded)
+        for name in ("full", "cut", "points"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, getattr(loaded, name))
+        super().__post_init__()
+
+    def __repr__(self) -> str:
+        return f"Calibrated(full={self.full}, cut={self.cut}, points={self.points})"
+
+    def check_model(self, base: dict) -> None:
+        """Raise ``SettingError`` for a U-Net that the profile was not made for."""
+        self.loaded.check_model(base)
+
+    def flags(self, timeline: Timeline) -> list[bool]:
+        """One flag per evaluation of ``timeline``, true where it is full.
+
+        Raises:
+            SettingError: timesteps that were not measured.
+        """
+        full = set(self._plan(self._indices(timeline)))
+        return [i in full for i in range(timeline.evaluations)]
+
+    def tables(self, timeline: Timeline, flags: Sequence[bool]) -> Callable[[int], Table]:
+        """What the evaluations of a call blend, by the first full one of a stream."""
+        gram = self._gram(self._indices(timeline))
+        forecast = Fitted(gram, self.points)
+        return functools.cache(lambda first: table(forecast, [0.0] * len(flags), flags, first))
+
+    def _indices(self, timeline: Timeline) -> tuple[int, ...]:
+        timesteps = timeline.read()[0] if timeline.read else []
+        if len(timesteps) != timeline.evaluations:
+            if timeline.evaluations == self.loaded.evaluations and not timesteps:
+                return tuple(range(timeline.evaluations))  # a loop of one's own that names none
+            raise SettingError(
+                f"a profile of {self.loaded.evaluations} evaluations needs the timesteps of this call, which are not known: give them, "
+                "handle.run(50, timesteps=...)"
+            )
+        return tuple(self.loaded.indices(timesteps))
+
+    def _gram(self, indices: tuple[int, ...]) -> np.ndarray:
+        chosen = list(indices)
+        return self.loaded.grams[self.cut][:, chosen][:, :, chosen]
+
+    def _plan(self, indices: tuple[int, ...]) -> list[int]:
+        """The full evaluations of a call that visits these of the measured ones; made once for each kind of call."""
+        T = len(indices)
+        share = self.full if isinstance(self.full, float) else self.full / self.loaded.evaluations
+        k = max(1, round(share * T))
+        if self.loaded.evaluations == T:
+            return list(_nearest(self.loaded.plans[self.cut], k).full)
+        made = self.__dict__.setdefault("_made", {})
+        if indices not in made:
+            gram, u = self._gram(indices), [self.loaded.call.abscissae[i] for i in indices]
+            made[indices] = _nearest(best_plans(gram, u, Fitted(gram, min(self.points, 2))), k)[0]
+        return made[indices]
+
+    def _check_full(self, value):
+        """an int from 1 to the profile's number of evaluations, or a share of them between 0.0 and 1.0"""
+        if isinstance(value, float):
+            return 0 < value <= 1
+        return is_int(value, 1) and value <= self.loaded.evaluations
+
+    def _check_cut(self, value):
+        """a skip index that the profile was measured at"""
+        return is_int(value, 0) and value in self.loaded.grams
+
+    def _check_points(self, value):
+        """an int from 1 to 4"""
+        return is_int(value, 1) and value <= 4
+
+
+def _nearest(plans: dict, k: int):
+    """The plan of ``k`` full evaluations, or of as many as come closest: gaps have a longest length."""
+    return plans[min(plans, key=lambda count: abs(count - k))]
