@@ -162,6 +162,11 @@ ERRORS = {
         ["sample", "--freeu", "b1=1.5"],
         "--freeu 'b1=1.5' lacks b2: give all, for example --freeu b1=1.3,b2=1.4,s1=0.9,s2=0.2",
     ),
+    "no profile": (["sample", "--profile", "gone.yaml"], "profile 'gone.yaml' cannot be read: No such file"),
+    "a profile's interval": (
+        ["sample", "--profile", "p.yaml,interval=3"],
+        "is not NAME=VALUE with one of full, cut, points",
+    ),
     "not a png": (["sample", "--out", "grid.jpeg"], "must end in .png"),
     "unknown model to inspect": (["inspect", "--model", "sd99"], "neither a hub id nor a known shape (sd15"),
 }

@@ -2,20 +2,25 @@
 
 import pytest
 import torch
+from conftest import build_pipe
+from profile_cases import a_profile
 from skip_cases import edited_by_hand
 from torch._dynamo.testing import CompileCounter
 
 import unetaccel
-from unetaccel import DeepCache, FreeU, ScaleLong, SettingError, SkipTuning
+from unetaccel import Calibrated, DeepCache, FreeU, ScaleLong, SettingError, SkipTuning
 from unetaccel.settings import METHODS
 
+PROFILES = {name: a_profile(build_pipe(name), 6, 3) for name in ("sd", "one-layer")}
 NEUTRAL = {
+    "calibrated": Calibrated(PROFILES["sd"], full=6),
     "deepcache": DeepCache(interval=1),
     "skip_tuning": SkipTuning(1.0),
     "scalelong": ScaleLong(mode="ls"),
     "freeu": FreeU(b1=1, b2=1, s1=1, s2=1),
 }
 ACTIVE = {
+    "calibrated": Calibrated(PROFILES["sd"]),
     "deepcache": DeepCache(interval=2),
     "skip_tuning": SkipTuning(0.7),
     "scalelong": ScaleLong(mode="ls", start="paper"),
@@ -103,6 +108,15 @@ def test_two_graphs_with_a_cache_and_one_without(tiny, name):
         assert torch.allclose(compiled, eager, rtol=1e-4, atol=1e-5)
 
 
+def test_calibrated_plans_are_two_graphs(tiny):
+    torch._dynamo.reset()
+    pipe, counter = tiny.pipe("one-layer"), CompileCounter()
+    method = Calibrated(PROFILES["one-layer"])
+    eager = call(tiny, pipe, method)
+    assert torch.allclose(call(tiny, pipe, method, compile={"backend": counter}), eager, rtol=1e-4, atol=1e-5)
+    assert counter.frame_count == 2
+
+
 def test_two_reuse_methods_are_refused(tiny):
     pipe = tiny.pipe()
     with pytest.raises(SettingError, match="at most one reuse method"):
@@ -112,9 +126,10 @@ def test_two_reuse_methods_are_refused(tiny):
 
 def test_all_methods_at_once(tiny):
     pipe = tiny.pipe()
-    neutral = call(tiny, pipe, *NEUTRAL.values())
+    neutral = call(tiny, pipe, *(method for name, method in NEUTRAL.items() if name != "calibrated"))
     assert torch.equal(neutral, tiny.call(pipe, steps=6))
-    with unetaccel.apply(pipe, *ACTIVE.values()) as handle:
-        tiny.call(pipe, steps=6)
-        assert handle.summary().pattern == "F.F.F."
-        assert len(handle.summary().methods) == 4
+    for reuse in ("deepcache", "calibrated"):
+        with unetaccel.apply(pipe, *(ACTIVE[name] for name in (*SKIPS, reuse))) as handle:
+            tiny.call(pipe, steps=6)
+            assert handle.summary().full == 3
+            assert len(handle.summary().methods) == 4

@@ -41,6 +41,18 @@ def methods(**texts: str | None) -> tuple[Method, ...]:
     return tuple(method(name, text) for name, text in texts.items() if text is not None)
 
 
+def profile(text: str) -> Method:
+    """``"demo.yaml"`` or ``"demo.yaml,full=10,cut=1"`` as a calibrated plan."""
+    path, _, rest = text.partition(",")
+    settings = {"profile": path}
+    for part in filter(None, rest.split(",")):
+        key, equals, value = (s.strip() for s in part.partition("="))
+        if not equals or key not in ("full", "cut", "points"):
+            raise SettingError(f"--profile {text!r}: {part!r} is not NAME=VALUE with one of full, cut, points")
+        settings[key] = _value(value)
+    return method_from("calibrated", settings)
+
+
 def method(name: str, text: str) -> Method:
     """``"interval=3,cut=1"`` as the method of this name; an empty text is its default, a bare number its first setting.
 

@@ -26,6 +26,7 @@ def _option(text: str):
 
 
 DeepCacheOption = _option("DeepCache: interval=3,cut=1,schedule=quad, ... (lists: schedule=0+3+9).")
+ProfileOption = _option("a calibrated plan: demo.yaml, or demo.yaml,full=10,cut=1 (see unetaccel.calibrate).")
 SkipTuningOption = _option("Skip-Tuning: 0.8, or rho_bottom=0.8,rho_top=1,schedule=increasing,where=shortcut, ...")
 ScaleLongOption = _option("ScaleLong: mode=cs,kappa=0.9, or mode=ls,weights=gates.safetensors, ...")
 FreeUOption = _option("FreeU without FFT: b1=1.5,b2=1.6,s1=0.9,s2=0.2.")
@@ -56,6 +57,7 @@ def sample_command(
     dtype: Annotated[Dtype, typer.Option(help="Floating-point type.")] = Dtype.float32,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     deepcache: DeepCacheOption = None,
+    profile: ProfileOption = None,
     skip_tuning: SkipTuningOption = None,
     scalelong: ScaleLongOption = None,
     freeu: FreeUOption = None,
@@ -73,6 +75,7 @@ def sample_command(
     from ..sampling import Settings, check_size, set_scheduler
 
     methods = options.methods(deepcache=deepcache, skip_tuning=skip_tuning, scalelong=scalelong, freeu=freeu)
+    methods += () if profile is None else (options.profile(profile),)
     if compare and not methods:
         raise SettingError("--compare needs a method to compare with: add --deepcache interval=3,cut=0")
     options.writable(out, images)

@@ -16,6 +16,7 @@ from .spec import Sweep
 PEERS = {"official_deepcache": ("interval", "branch")}
 """Other packages that a row may use instead of our methods, and their settings."""
 
+MOVING = ("interval", "full")
 LONGEST = 120
 """Characters of a row's id: it names a folder and files, of which most systems take 255 bytes."""
 
@@ -65,10 +66,10 @@ class Row:
 
     @property
     def group(self) -> dict:
-        """What names the curve that this row lies on: everything but the interval."""
+        """What names the curve that this row lies on: everything but the interval, or the number of full evaluations."""
         found = {"method": "+".join(self.methods)}
         for settings in self.methods.values():
-            found |= {k: v for k, v in settings.items() if k != "interval"}
+            found |= {k: v for k, v in settings.items() if k not in MOVING}
         return found
 
     def plain(self, steps: int | None = None) -> Row:
