@@ -100,7 +100,7 @@ def _draw(path: Path, result: QualityResult, name: str, key: str, panels: list[P
     columns = min(COLUMNS, len(panels))
     lines = -(-len(panels) // columns)
     with pyplot.rc_context(STYLE | {"axes.grid": False}):
-        figure, plots = pyplot.subplots(lines, columns, figsize=(1 + 4.4 * columns, 1.4 + 3 * lines), squeeze=False)
+        figure, plots = pyplot.subplots(lines, columns, figsize=(1 + 4.4 * columns, 1.4 + 3.4 * lines), squeeze=False)
         for plot in plots.flat[len(panels) :]:
             plot.set_axis_off()
         for plot, panel in zip(plots.flat, panels, strict=False):
@@ -122,7 +122,8 @@ def _cell(panel: Panel, metric: Metric, at: tuple[int, float]) -> str:
     score = panel.cells[at].scores[metric.name]
     base = panel.cells.get((at[0], 1.0))
     told = paired_text(metric, score, base.scores.get(metric.name)) if base and at[1] != 1 else texts.NONE
-    return f"{score.value:.3g}" + (f"\n{told}" if told != texts.NONE else "")
+    lines = [f"{score.value:.3g}", *(told.replace(" ±", "\n±").split("\n") if told != texts.NONE else ())]
+    return "\n".join(lines)
 
 
 def _panel(plot, panel: Panel, metric: Metric, key: str, limit: float) -> None:
@@ -137,7 +138,7 @@ def _panel(plot, panel: Panel, metric: Metric, key: str, limit: float) -> None:
             row = panel.cells.get((steps, value))
             score = row and row.scores.get(metric.name)
             if score and score.value is not None:
-                plot.text(j, i, _cell(panel, metric, (steps, value)), ha="center", va="center", color=INK, fontsize=10)
+                plot.text(j, i, _cell(panel, metric, (steps, value)), ha="center", va="center", color=INK, fontsize=9.5)
             if value == best:
                 plot.add_patch(Rectangle((j - 0.47, i - 0.46), 0.94, 0.92, fill=False, edgecolor=INK, linewidth=2))
     plot.set_xticks(range(len(panel.values)), ["none" if v == 1 else f"{v:g}" for v in panel.values])
