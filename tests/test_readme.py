@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from unetaccel.report import load, markdown
+from unetaccel.report.tables import best_tables
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -27,6 +28,17 @@ def test_the_speed_table_is_the_committed_measurement():
 def test_the_quality_table_is_the_committed_measurement():
     table = README.partition("<!-- quality:begin -->\n")[2].partition("<!-- quality:end -->")[0]
     assert table == markdown([load(RESULTS / "quality-demo.json")])
+
+
+def test_the_table_of_the_best_rho_is_the_committed_measurement():
+    table = README.partition("<!-- skips:begin -->\n")[2].partition("<!-- skips:end -->")[0]
+    results = [load(RESULTS / f"{name}.json") for name in ("skip-tuning-demo", "skip-tuning-heun-demo")]
+    assert table == "".join(best_tables(result, "frechet") for result in results)
+    for result in results:
+        samples = result.data["samples"]
+        assert samples["images"] >= 1000
+        assert len(samples["seeds"]) == 3
+        assert {row.steps for row in result.rows} == {5, 10, 20, 50}
 
 
 def test_files_that_the_readme_names_exist():

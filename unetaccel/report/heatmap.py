@@ -93,6 +93,32 @@ def best_value(panel: Panel, metric: Metric, steps: int) -> float | None:
     return choose(known, key=known.__getitem__, default=None)
 
 
+def best_cells(result: QualityResult, name: str) -> dict[str, tuple[list[str], list[list[str]]]]:
+    """By setting that the sweep varies: a table's head and lines, the best value of each panel at each number of steps.
+
+    A cell says the value, what it gives, and its difference to the run without the method.
+    """
+    found, metric = {}, result.metrics[name]
+    for method, key in moving_settings(result):
+        panels = panels_of(result, method, key)
+        steps = sorted({count for panel in panels for count in panel.steps})
+        lines = [[panel.title, *(_best(panel, metric, count) for count in steps)] for panel in panels]
+        found[key] = (["", *(f"{count} steps" for count in steps)], lines)
+    return found
+
+
+def _best(panel: Panel, metric: Metric, steps: int) -> str:
+    value = best_value(panel, metric, steps)
+    if value is None:
+        return texts.NONE
+    score, base = (
+        panel.cells[at].scores.get(metric.name) if at in panel.cells else None for at in ((steps, value), (steps, 1.0))
+    )
+    if value == 1:
+        return f"none: {score.value:.3g}"
+    return f"{value:g}: {score.value:.3g}, {paired_text(metric, score, base)}"
+
+
 def _draw(path: Path, result: QualityResult, name: str, key: str, panels: list[Panel]) -> None:
     pyplot, metric = load_pyplot(), result.metrics[name]
     changes = [abs(c) for p in panels for at in p.cells if (c := change(p, metric, at)) is not None]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from html import escape
 
 from . import texts
+from .heatmap import best_cells
 from .results import QualityResult, SpeedResult
 from .rows import Row, Spread
 from .verdicts import finding, paired_text, verdict
@@ -45,6 +46,12 @@ def _quality(result: QualityResult, metric: str | None) -> str:
     return f"{_table(result.title, [*head, column, RIVAL], lines)}\n{' '.join(notes)}\n"
 
 
+def best_tables(result: QualityResult, metric: str) -> str:
+    """What is best of each setting that the sweep varies, by number of steps."""
+    found = best_cells(result, metric).items()
+    return "".join(f"{_table(f'{result.title}: best {key}', *cells)}\n" for key, cells in found)
+
+
 def _edits(result: QualityResult, metric: str) -> str:
     """Runs with edited skips, each beside the one without: they cost alike, and differ by less than the seeds do."""
     shown = result.metrics[metric]
@@ -68,7 +75,7 @@ def _edits(result: QualityResult, metric: str) -> str:
                 [row.label, row.solver, str(row.steps), pace, *map(texts.score, scores), paired_text(shown, *scores)]
             )
     note = "Differences are paired by seed, ± their standard deviation over seeds; a star marks those larger than it."
-    return f"{_table(result.title, head, lines)}\n{note}\n"
+    return f"{best_tables(result, metric)}{_table(result.title, head, lines)}\n{note}\n"
 
 
 def _shown(result: QualityResult) -> list[Row]:
