@@ -78,7 +78,7 @@ def test_a_profile_is_what_it_was_after_a_round_trip(pipe, profile, tmp_path):
     assert found.call == profile.call
     assert (found.model, found.plans, found.cut, found.full) == (profile.model, _rounded(profile.plans), 0, 8)
     for b, gram in profile.grams.items():
-        np.testing.assert_allclose(found.grams[b], gram, rtol=1e-6)
+        assert np.array_equal(found.grams[b], gram)
     with unetaccel.apply(pipe, path) as handle:
         sample(pipe, ["a red ring"], [0], Settings(STEPS, 3.0))
         summary = handle.summary()
@@ -116,6 +116,7 @@ def test_what_a_profile_is_not_for_is_refused(pipe, profile, tiny):
         with pytest.raises(SettingError, match=message):
             Calibrated(profile, **wrong)
     other = load_pipeline()
+    other.set_progress_bar_config(disable=True)
     set_scheduler(other, "heun")
     with unetaccel.apply(other, profile), pytest.raises(SettingError, match="is none of them"):
         sample(other, ["a red ring"], [0], Settings(12, 3.0))
@@ -124,14 +125,46 @@ def test_what_a_profile_is_not_for_is_refused(pipe, profile, tiny):
 def test_wrong_calibrations_are_told(pipe):
     with pytest.raises(SettingError, match="needs prompts and a seed for each, got 0 prompts"):
         calibrate(pipe, [])
+    for wrong, message in {
+        "full": "full must be an int from 1 to the 24",
+        "points": "points must be an int from 1 to 4",
+    }.items():
+        with pytest.raises(SettingError, match=message):
+            calibrate(pipe, ["a"], steps=STEPS, **{wrong: 0})
+    with pytest.raises(SettingError, match="plans are made for 200 at most"):
+        calibrate(pipe, ["a"], steps=300)
     with pytest.raises(SettingError, match=r"cuts=\[12\]: this U-Net has the skips 0 to 8"):
         calibrate(pipe, ["a"], cuts=[12])
 
 
-@pytest.mark.parametrize("damage", ["gram", "shape", "plan", "format", "yaml", "missing"])
+@pytest.mark.parametrize("solver", ["pndm", "heun"])
+def test_solvers_that_visit_timesteps_twice_take_their_own_profiles(solver):
+    pipe = load_pipeline()
+    pipe.set_progress_bar_config(disable=True)
+    set_scheduler(pipe, solver, "leading")
+    profile = calibrate(pipe, ["a red ring"], steps=12, guidance=3.0, cuts=[0])
+    with unetaccel.apply(pipe, profile) as handle:
+        sample(pipe, ["a red ring"], [0], Settings(12, 3.0))
+        assert handle.summary().full == profile.full < profile.evaluations
+
+
+def test_noise_levels_as_timesteps_are_told_apart(profile):
+    """EDM's schedulers count in logarithms of sigma, where half a step is a whole call."""
+    import dataclasses
+
+    small = dataclasses.replace(profile.call, timesteps=tuple(t / 1000 for t in profile.call.timesteps))
+    other = dataclasses.replace(profile, call=small)
+    assert other.indices(list(small.timesteps[::2])) == list(range(0, STEPS, 2))
+    with pytest.raises(SettingError, match="is none of them"):
+        other.indices([t + 0.02 for t in small.timesteps])
+
+
+@pytest.mark.parametrize(
+    "damage", ["gram", "shape", "plan", "format", "yaml", "missing", "other", "words", "model", "deep"]
+)
 def test_damaged_profiles_are_named(profile, tmp_path, damage):
     path = save_profile(profile, tmp_path / "p.yaml")
-    text, grams = path.read_text(), path.with_suffix(".safetensors")
+    text, grams = path.read_text(), path.with_name("p.grams.safetensors")
     if damage == "gram":
         grams.write_bytes(grams.read_bytes()[:100])
     elif damage == "shape":
@@ -142,6 +175,14 @@ def test_damaged_profiles_are_named(profile, tmp_path, damage):
         path.write_text(text.replace("unetaccel-profile/1", "unetaccel-profile/9"))
     elif damage == "yaml":
         path.write_text("[")
+    elif damage == "deep":
+        path.write_text("[" * 5000)
+    elif damage == "other":
+        path.write_text(text.replace("grams_sha256: ", "grams_sha256: 0"))
+    elif damage == "words":
+        path.write_text(text.replace("timesteps: [999.0", "timesteps: [noon"))
+    elif damage == "model":
+        path.write_text(text.replace("model:\n  class: UNet2DConditionModel", "model: 5\nx:\n  class: a"))
     else:
         grams.unlink()
     with pytest.raises(WeightsError, match=r"p\.(yaml|safetensors)"):

@@ -112,13 +112,11 @@ def test_second_order_solvers_hold_where_levels_repeat(tiny, watched):
     made, used = watched
     pipe = tiny.pipe()
     pipe.scheduler = tiny.scheduler("HeunDiscreteScheduler")
-    with unetaccel.apply(pipe, DeepCache(interval=2, forecast="linear")) as handle:
+    with unetaccel.apply(pipe, DeepCache(interval=3, forecast="linear")) as handle:
         tiny.call(pipe, steps=6)
-        assert handle.summary().pattern == "F.F.F.F.F.F"
-    for j, feature in used.items():
-        assert torch.isfinite(feature).all()
-        assert torch.equal(feature, made[j - 1]) or abs(feature - made[j - 1]).max() > 0
-    assert any(torch.equal(feature, made[j - 1]) for j, feature in used.items())
+        assert handle.summary().pattern == "F..F..F..F."
+    assert torch.equal(used[4], made[3]), "evaluations 3 and 4 see one level of noise"
+    assert not torch.equal(used[7], made[6]), "and 6 and 7 do not"
 
 
 @torch.no_grad()

@@ -163,7 +163,7 @@ def test_few_pictures_give_no_verdict(tmp_path):
 def test_times_that_say_little_are_marked(tmp_path):
     def change(data):
         first, second, third = (*[row for row in data["rows"] if row["kind"] == "method"][:2], data["rows"][-1])
-        first["speedup"] = {"median": 1.2, "p20": 1.2, "p80": 1.2}
+        first["speedup"] = {"median": 1.2, "p20": None, "p80": None}
         second["speedup"] = {"median": 1.2 * second["speedup_ceiling"], "p20": 1.19, "p80": 1.21}
         third["speedup"] = {"median": 1.2, "p20": 1.19, "p80": 1.21}
         third["speedup_ceiling"] = 1.3

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from .environment import environment
-from .errors import SettingError
+from .errors import SettingError, check_count
 from .forecast import abscissae
 from .layouts import layout_of
+from .methods.base import is_int
 from .patch import apply, plain_unet
 from .plans import Fitted, best_plans, plan_errors
 from .profile import Call, Planned, Profile
@@ -19,6 +20,7 @@ from .sampling import Settings, sample
 from .timeline import Timeline, of_steps
 from .weights import base_of
 
+MOST_POINTS, MOST_EVALUATIONS = 4, 200
 MOVES = ("beta_schedule", "beta_start", "beta_end", "timestep_spacing", "prediction_type", "rescale_betas_zero_snr",
          "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "algorithm_type", "solver_order", "steps_offset")  # fmt: skip
 """Of a scheduler's configuration: what a profile writes down for its readers. What counts are the timesteps."""
@@ -62,12 +64,21 @@ def calibrate(
         raise SettingError(
             f"calibrate needs prompts and a seed for each, got {len(prompts)} prompts and {len(seeds)} seeds"
         )
+    check_count("steps", steps)
+    if not is_int(points, 1) or points > MOST_POINTS:
+        raise SettingError(f"points must be an int from 1 to {MOST_POINTS}, got {points!r}")
     unet = plain_unet(pipe)
     skips = layout_of(unet).skips
     strange = [b for b in cuts if b not in range(len(skips))]
     if strange or not cuts:
         raise SettingError(f"cuts={list(cuts)}: this U-Net has the skips 0 to {len(skips) - 1}; name at least one")
     timeline = of_steps(pipe.scheduler, steps)
+    if timeline.evaluations > MOST_EVALUATIONS:
+        raise SettingError(
+            f"steps={steps} makes {timeline.evaluations} evaluations, and plans are made for {MOST_EVALUATIONS} at most: calibrate for fewer"
+        )
+    if full is not None and not (is_int(full, 1) and full <= timeline.evaluations):
+        raise SettingError(f"full must be an int from 1 to the {timeline.evaluations} evaluations, got {full!r}")
     record, grams = Record(tuple(cuts)), []
     how = Settings(steps, guidance, size, batch)
     with apply(pipe, record):
@@ -80,11 +91,11 @@ def calibrate(
     return Profile(
         model=base_of(unet, skips),
         call=call,
-        samples={"prompts": len(prompts), "seeds": seeds, "size": size and list(size)},
+        samples={"prompts": len(prompts), "seeds": [int(seed) for seed in seeds], "size": size and list(size)},
         grams=gram,
         plans=plans,
         cut=cuts[0],
-        full=max(1, round(timeline.evaluations / 3)) if full is None else full,
+        full=min(plans[cuts[0]], key=lambda k: abs(k - (full or timeline.evaluations / 3))),
         points=points,
         versions=environment(unet.device)["packages"],
     )

@@ -159,8 +159,18 @@ class Engine:
 
     def plan(self, steps: int, scheduler=None) -> list[bool]:
         """The flags that a call of ``steps`` inference steps (evaluations, without a scheduler) would have."""
-        check_count("plan(steps)", steps)
-        return self.reuse.flags(timelines.of_steps(scheduler, steps) if scheduler is not None else Timeline(steps))
+        return self.reuse.flags(_timeline(steps, scheduler))
+
+    def kept(self, steps: int, scheduler=None) -> int:
+        """How many features a stream keeps in such a call; none if it is all full."""
+        timeline = _timeline(steps, scheduler)
+        flags = self.reuse.flags(timeline)
+        return 0 if all(flags) else self.reuse.tables(timeline, flags)(0).slots
+
+
+def _timeline(steps: int, scheduler) -> Timeline:
+    check_count("plan(steps)", steps)
+    return timelines.of_steps(scheduler, steps) if scheduler is not None else Timeline(steps)
 
 
 def _reuse(methods: tuple[Method, ...]) -> ReuseMethod | None:

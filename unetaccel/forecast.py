@@ -179,6 +179,11 @@ class Chebyshev(Forecast):
     def memory(self) -> int:
         return self.points
 
+    def weights(self, u, full, j):
+        if not (math.isfinite(u[0]) and math.isfinite(u[-1])):  # nothing to scale by
+            return Linear().weights(u, full, j)
+        return super().weights(u, full, j)
+
     def _weights(self, u, points, j):
         first, last = u[0], u[-1] + (u[-1] - u[0]) / max(len(u) - 1, 1)
         tau = 2 * (np.array([u[i] for i in (*points, j)]) - first) / (last - first) - 1
@@ -248,7 +253,7 @@ def forecast_from(value: str | Mapping | Forecast) -> Forecast:
         [(name, settings)] = value.items()
     if not isinstance(name, str) or name not in FORECASTS or not isinstance(settings or {}, Mapping):
         raise SettingError(
-            f"unknown forecast {value!r}; known: {', '.join(FORECASTS)}, or NAME: SETTINGS such as {{chebyshev: {{blend: 0.5}}}}"
+            f"unknown forecast {value!r}; known: {', '.join(FORECASTS)}, 'auto' (linear, or hold where the sampler adds noise), or NAME: SETTINGS such as {{chebyshev: {{blend: 0.5}}}}"
         )
     known = [f.name for f in fields(FORECASTS[name])]
     strange = [key for key in settings or {} if key not in known]
@@ -325,8 +330,9 @@ def _of_sigma(kind: str, sigma: float) -> float:
 
 def _runs_one_way(u: Iterable[float]) -> bool:
     """Whether the numbers are finite and strictly rise, or strictly fall."""
-    steps = np.diff(np.array(list(u), dtype=np.float64))
-    return bool(np.isfinite(steps).all() and ((steps > 0).all() or (steps < 0).all()))
+    points = np.array(list(u), dtype=np.float64)
+    steps = np.diff(points) if np.isfinite(points).all() else np.zeros(1)
+    return bool((steps > 0).all() or (steps < 0).all())
 
 
 def _is_int(value: object, least: int) -> bool:

@@ -96,6 +96,14 @@ class Handle(AbstractContextManager):
         """
         return Plan(self._engine.plan(steps, getattr(self.pipe, "scheduler", None)))
 
+    def kept(self, steps: int) -> int:
+        """How many features each stream would keep in a call of ``steps`` inference steps.
+
+        Raises:
+            SettingError: as ``plan``.
+        """
+        return self._engine.kept(steps, getattr(self.pipe, "scheduler", None))
+
     def invalidate(self) -> None:
         """Make the next evaluation full: call it from a callback that changes prompts, adapters or scales.
 

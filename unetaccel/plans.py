@@ -53,7 +53,7 @@ class Fitted(Forecast):
 
     def _weights(self, u, points, j):
         *before, a = points
-        G = normalised(self.gram, j).mean(axis=0)
+        G = self._mean(j)
         D = np.zeros((len(G), len(before)))
         for column, i in enumerate(before):
             D[i, column], D[a, column] = 1.0, -1.0
@@ -61,6 +61,13 @@ class Fitted(Forecast):
         A += self.ridge * np.trace(A) / len(before) * np.eye(len(before)) + 1e-300
         d = np.linalg.lstsq(A, D.T @ (G[:, j] - G[:, a]), rcond=None)[0]
         return {**dict(zip(before, map(float, d), strict=True)), a: 1.0 - float(d.sum())}
+
+    def _mean(self, j: int) -> np.ndarray:
+        """(T, T): the mean over samples of G / G_jj, made once for each j."""
+        means = self.__dict__.setdefault("_means", {})
+        if j not in means:
+            means[j] = normalised(self.gram, j).mean(axis=0)
+        return means[j]
 
 
 def normalised(gram: np.ndarray, j: int) -> np.ndarray:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, save
 
 from .errors import SettingError, WeightsError
 
 FORMAT = "unetaccel-profile/1"
 NEAR = 0.51
-"""Timesteps closer than that are the same: schedulers round them in different ways."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Planned:
     error: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Profile:
     """A calibration of one model.
 
@@ -79,26 +79,35 @@ class Profile:
             )
 
     def indices(self, timesteps: Sequence[float]) -> list[int]:
-        """Where a call's timesteps lie among the measured ones.
+        """Where a call's timesteps lie among the measured ones, in the same order.
 
         Raises:
             SettingError: one of them was not measured.
         """
-        found = []
+        own, near = self.call.timesteps, self._tolerance()
+        if len(own) == len(timesteps) and all(abs(a - b) <= near for a, b in zip(own, timesteps, strict=True)):
+            return list(range(len(own)))  # also where timesteps repeat, as with second-order solvers
+        found: list[int] = []
         for t in timesteps:
-            near = min(range(self.evaluations), key=lambda i: abs(self.call.timesteps[i] - t))
-            if abs(self.call.timesteps[near] - t) > NEAR or (found and near <= found[-1]):
+            behind = range(found[-1] + 1 if found else 0, len(own))
+            place = min(behind, key=lambda i: abs(own[i] - t), default=None)
+            if place is None or abs(own[place] - t) > near:
                 raise SettingError(
-                    f"this profile was measured at the {self.evaluations} timesteps of {self.call.steps} steps of {self.call.scheduler} "
-                    f"({_short(list(map(round, self.call.timesteps)))}), and this call has {len(timesteps)}, of which {t:g} is none of them. "
+                    f"this profile was measured at the {len(own)} timesteps of {self.call.steps} steps of {self.call.scheduler} "
+                    f"({_short([round(x, 3) for x in own])}), and this call has {len(timesteps)}, of which {t:g} is none of them. "
                     "Calibrate for this number of steps, or for a multiple of it"
                 )
-            found.append(near)
+            found.append(place)
         return found
+
+    def _tolerance(self) -> float:
+        """Timesteps this close are the same: schedulers round them in different ways, and some count in other units."""
+        gaps = [abs(a - b) for a, b in zip(self.call.timesteps, self.call.timesteps[1:], strict=False) if a != b]
+        return min([NEAR, *(gap / 4 for gap in gaps)])
 
 
 def save_profile(profile: Profile, path: str | Path) -> Path:
-    """Write ``path`` (YAML) and the Gram matrices, float32, to a file of its name ending in ``.safetensors``.
+    """Write ``path`` (YAML) and the Gram matrices, float64, to ``<name>.grams.safetensors`` beside it.
 
     Raises:
         SettingError: the name does not end in .yaml or .yml.
@@ -107,25 +116,36 @@ def save_profile(profile: Profile, path: str | Path) -> Path:
     import yaml
 
     path = Path(path).expanduser()
-    if path.suffix not in (".yaml", ".yml"):
-        raise SettingError(f"a profile is YAML, so its name must end in .yaml, got {str(path)!r}")
+    grams = grams_of(path)
+    tensors = save({f"cut{b}": np.ascontiguousarray(gram, dtype=np.float64) for b, gram in profile.grams.items()})
     data = {"format": FORMAT, **{k: v for k, v in asdict(profile).items() if k != "grams"}}
     data["call"] = {k: list(v) if isinstance(v, tuple) else v for k, v in data["call"].items()}
     data["plans"] = {
         b: {k: {"error": round(plan.error, 6), "full": list(plan.full)} for k, plan in plans.items()}
         for b, plans in profile.plans.items()
     }
+    data["grams_sha256"] = hashlib.sha256(tensors).hexdigest()
+    text = yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=120)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_text(yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=120), encoding="utf-8")
-        save_file(
-            {f"cut{b}": gram.astype(np.float32) for b, gram in profile.grams.items()}, path.with_suffix(".safetensors")
-        )
-        part.replace(path)
+        for file, content in ((grams, tensors), (path, text.encode())):
+            part = file.with_name(file.name + ".part")
+            part.write_bytes(content)
+            part.replace(file)
     except OSError as error:
         raise WeightsError(f"{str(path)!r} cannot be written: {error.strerror or error}") from error
     return path
+
+
+def grams_of(path: Path) -> Path:
+    """The file of Gram matrices that belongs to a profile's.
+
+    Raises:
+        SettingError: a profile has no such name.
+    """
+    if path.suffix not in (".yaml", ".yml"):
+        raise SettingError(f"a profile is YAML, so its name must end in .yaml, got {str(path)!r}")
+    return path.with_suffix(".grams.safetensors")
 
 
 def load_profile(path: str | Path) -> Profile:
@@ -133,50 +153,60 @@ def load_profile(path: str | Path) -> Profile:
 
     Raises:
         WeightsError: a file is missing, damaged or of another kind.
+        SettingError: the name is not that of a profile.
     """
     import yaml
 
     path = Path(path).expanduser()
+    grams = grams_of(path)
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise WeightsError(f"profile {str(path)!r} cannot be read: {error.strerror or error}") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+    except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise WeightsError(f"profile {str(path)!r} is not YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
         raise WeightsError(f"{str(path)!r} is no profile (format {FORMAT!r}): make one with unetaccel.calibrate")
-    grams = path.with_suffix(".safetensors")
     try:
-        tensors = load_file(grams)
-    except (OSError, SafetensorError) as error:
+        content = grams.read_bytes()
+        tensors = load(content)
+    except (OSError, SafetensorError, KeyError, TypeError) as error:
         raise WeightsError(
             f"{str(grams)!r}, the Gram matrices of {str(path)!r}, is missing or damaged ({error}): keep both files together"
         ) from error
-    try:
-        plans = {
-            int(b): {int(k): Planned(tuple(plan["full"]), float(plan["error"])) for k, plan in found.items()}
-            for b, found in data.pop("plans").items()
-        }
-        call = {k: tuple(v) if isinstance(v, list) else v for k, v in data.pop("call").items()}
-        profile = Profile(
-            call=Call(**call),
-            plans=plans,
-            grams={int(name[3:]): gram.astype(np.float64) for name, gram in tensors.items()},
-            **data,
+    if data.pop("grams_sha256", None) != hashlib.sha256(content).hexdigest():
+        raise WeightsError(
+            f"{str(grams)!r} holds other Gram matrices than {str(path)!r} was written with: make it again"
         )
+    try:
+        profile = _profile(data, tensors)
         _check(profile)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"profile {str(path)!r} is damaged ({error}): make it again") from error
     return profile
 
 
+def _profile(data: dict, tensors: dict[str, np.ndarray]) -> Profile:
+    plans = {
+        int(b): {int(k): Planned(tuple(plan["full"]), float(plan["error"])) for k, plan in found.items()}
+        for b, found in data.pop("plans").items()
+    }
+    call = {k: tuple(map(float, v)) if isinstance(v, list) else v for k, v in data.pop("call").items()}
+    return Profile(
+        call=Call(**call), plans=plans, grams={int(name[3:]): gram for name, gram in tensors.items()}, **data
+    )
+
+
 def _check(profile: Profile) -> None:
-    T = profile.evaluations
+    T, call = profile.evaluations, profile.call
+    if T < 1 or len(call.abscissae) != T or not np.isfinite([*call.timesteps, *call.abscissae]).all():
+        raise ValueError(f"{len(call.abscissae)} abscissae for {T} timesteps, or numbers that are none")
+    if not isinstance(profile.model, dict):
+        raise ValueError(f"model is {profile.model!r}")
     for b, gram in profile.grams.items():
-        if gram.ndim != 3 or gram.shape[1:] != (T, T) or not np.isfinite(gram).all():
-            raise ValueError(
-                f"the Gram matrix of cut {b} has shape {gram.shape} for {T} evaluations, or numbers that are none"
-            )
+        sound = gram.ndim == 3 and gram.dtype == np.float64 and len(gram) and gram.shape[1:] == (T, T)
+        if not sound or not np.isfinite(gram).all() or not (np.einsum("sii->si", gram) > 0).all():
+            raise ValueError(f"the Gram matrix of cut {b}, of shape {gram.shape} for {T} evaluations, cannot be one")
     if profile.grams.keys() != profile.plans.keys():
         raise ValueError("plans and Gram matrices are of other cuts")
     for plan in (plan for plans in profile.plans.values() for plan in plans.values()):

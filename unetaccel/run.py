@@ -103,7 +103,7 @@ class Run:
     def close(self) -> None:
         """Free the features; ``report`` stays."""
         self.closed = True
-        self._streams = []
+        self._streams, self._tables = [], None
         self._timestep = self._stepped = None
         self._forget_residuals()
 

@@ -58,4 +58,10 @@ class Stream:
         row = self.table.rows[index]
         if len(row) == 1 and row[0][1] == 1:
             return self.ring[row[0][0]]
-        return forecast_blend([self.ring[slot] for slot, _ in row], [weight for _, weight in row])
+        features = [self.ring[slot] for slot, _ in row]
+        latest = features[-1]
+        if any(
+            (f.dtype, f.shape) != (latest.dtype, latest.shape) for f in features
+        ):  # autocast was switched in between
+            return latest
+        return forecast_blend(features, [weight for _, weight in row])

@@ -121,7 +121,7 @@ def of_steps(scheduler, steps: int) -> Timeline:
 def _is_stochastic(scheduler) -> bool:
     """Whether it adds noise by what it is; what a call asks of it (``eta``) is not known here."""
     name = type(scheduler).__name__
-    kinds = ("Ancestral", "SDE", "DDPM", "LCM", "TCD")
+    kinds = ("Ancestral", "SDE", "DDPM", "LCM", "TCD", "CMStochastic", "SASolver", "UnCLIP", "RePaint")
     return any(kind in name for kind in kinds) or str(_config(scheduler).get("algorithm_type", "")).startswith("sde")
 
 

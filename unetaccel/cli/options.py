@@ -36,9 +36,10 @@ class Dtype(str, Enum):
 MAX_SEEDS = 100_000
 
 
-def methods(**texts: str | None) -> tuple[Method, ...]:
-    """The methods whose option was given, each by its name; see ``method``."""
-    return tuple(method(name, text) for name, text in texts.items() if text is not None)
+def methods(calibrated: str | None, **texts: str | None) -> tuple[Method, ...]:
+    """The methods whose option was given, each by its name; see ``method``, and ``profile`` for ``calibrated``."""
+    found = [method(name, text) for name, text in texts.items() if text is not None]
+    return (*found, *([] if calibrated is None else [profile(calibrated)]))
 
 
 def profile(text: str) -> Method:
@@ -49,6 +50,8 @@ def profile(text: str) -> Method:
         key, equals, value = (s.strip() for s in part.partition("="))
         if not equals or key not in ("full", "cut", "points"):
             raise SettingError(f"--profile {text!r}: {part!r} is not NAME=VALUE with one of full, cut, points")
+        if key in settings:
+            raise SettingError(f"--profile {text!r} names {key} twice")
         settings[key] = _value(value)
     return method_from("calibrated", settings)
 

@@ -74,8 +74,7 @@ def sample_command(
     from ..errors import SettingError
     from ..sampling import Settings, check_size, set_scheduler
 
-    methods = options.methods(deepcache=deepcache, skip_tuning=skip_tuning, scalelong=scalelong, freeu=freeu)
-    methods += () if profile is None else (options.profile(profile),)
+    methods = options.methods(profile, deepcache=deepcache, skip_tuning=skip_tuning, scalelong=scalelong, freeu=freeu)
     if compare and not methods:
         raise SettingError("--compare needs a method to compare with: add --deepcache interval=3,cut=0")
     options.writable(out, images)

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -28,7 +29,8 @@ class Calibrated(ReuseMethod):
 
     Args:
         profile: a ``Profile``, or the path of one (see ``unetaccel.calibrate``).
-        full: full evaluations of a run; an int for runs of as many steps as were measured, or a share. None is the profile's.
+        full: full evaluations of a run of as many steps as were measured, or their share; runs of fewer steps have the same share.
+            None is the profile's.
         cut: a skip index that was measured; None is the profile's.
         points: features that F is forecast from, each of which is kept; 1 holds. None is the profile's.
 
@@ -47,7 +49,7 @@ class Calibrated(ReuseMethod):
     example: ClassVar[str] = "{profile: profile.yaml}"
 
     def __post_init__(self):
-        loaded = self.profile if isinstance(self.profile, Profile) else load_profile(self.profile)
+        loaded = self.profile if isinstance(self.profile, Profile) else _loaded(*_stamped(self.profile))
         object.__setattr__(self, "loaded", loaded)
         for name in ("full", "cut", "points"):
             if getattr(self, name) is None:
@@ -55,7 +57,8 @@ class Calibrated(ReuseMethod):
         super().__post_init__()
 
     def __repr__(self) -> str:
-        return f"Calibrated(full={self.full}, cut={self.cut}, points={self.points})"
+        name = "" if isinstance(self.profile, Profile) else f"{Path(self.profile).name!r}, "
+        return f"Calibrated({name}full={self.full}, cut={self.cut}, points={self.points})"
 
     def check_model(self, base: dict) -> None:
         """Raise ``SettingError`` for a U-Net that the profile was not made for."""
@@ -96,13 +99,14 @@ class Calibrated(ReuseMethod):
         T = len(indices)
         share = self.full if isinstance(self.full, float) else self.full / self.loaded.evaluations
         k = max(1, round(share * T))
-        if self.loaded.evaluations == T:
-            return list(_nearest(self.loaded.plans[self.cut], k).full)
-        made = self.__dict__.setdefault("_made", {})
-        if indices not in made:
+        points = min(self.points, 2)
+        if self.loaded.evaluations == T and points == min(self.loaded.points, 2):
+            return list(nearest(self.loaded.plans[self.cut], k).full)
+        made = self.loaded.__dict__.setdefault("_made", {})  # with the profile: it takes a second or so
+        if (self.cut, points, indices) not in made:
             gram, u = self._gram(indices), [self.loaded.call.abscissae[i] for i in indices]
-            made[indices] = _nearest(best_plans(gram, u, Fitted(gram, min(self.points, 2))), k)[0]
-        return made[indices]
+            made[self.cut, points, indices] = best_plans(gram, u, Fitted(gram, points))
+        return nearest(made[self.cut, points, indices], k)[0]
 
     def _check_full(self, value):
         """an int from 1 to the profile's number of evaluations, or a share of them between 0.0 and 1.0"""
@@ -119,6 +123,17 @@ class Calibrated(ReuseMethod):
         return is_int(value, 1) and value <= 4
 
 
-def _nearest(plans: dict, k: int):
+def _stamped(path: str | PathLike) -> tuple[str, int]:
+    path = Path(path).expanduser()
+    return str(path), path.stat().st_mtime_ns if path.is_file() else 0
+
+
+@functools.lru_cache(maxsize=8)
+def _loaded(path: str, stamp: int) -> Profile:
+    """A profile's file, read once as long as it is not written again; plans that are made for other calls stay with it."""
+    return load_profile(path)
+
+
+def nearest(plans: dict, k: int):
     """The plan of ``k`` full evaluations, or of as many as come closest: gaps have a longest length."""
     return plans[min(plans, key=lambda count: abs(count - k))]

@@ -52,6 +52,7 @@ def moving_settings(result: QualityResult) -> list[tuple[str, str]]:
 def panels_of(result: QualityResult, method: str, key: str) -> list[Panel]:
     """One panel for each solver and whatever else is applied; the run without the method stands at value 1."""
     found: dict[tuple, dict[tuple[int, float], Row]] = {}
+    bases: dict[int, tuple[dict, dict]] = {}
     alone = {(row.solver, row.steps, str(row.methods)): row for row in result.rows if row.kind != "peer"}
     for row in result.rows:
         settings = row.methods.get(method)
@@ -63,7 +64,9 @@ def panels_of(result: QualityResult, method: str, key: str) -> list[Panel]:
         cells[row.steps, float(settings[key])] = row
         without = alone.get((row.solver, row.steps, str(others)))
         if without is not None:
-            cells.setdefault((row.steps, 1.0), without)
+            bases[id(cells)] = (cells, {**bases.get(id(cells), (cells, {}))[1], (row.steps, 1.0): without})
+    for cells, without in bases.values():  # a row whose setting is 1 may have others that are not neutral
+        cells.update(without)
     return [
         Panel(f"{solver}{words}", tuple(sorted({s for s, _ in cells})), tuple(sorted({v for _, v in cells})), cells)
         for (solver, _, _, words), cells in found.items()

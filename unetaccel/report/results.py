@@ -56,7 +56,10 @@ class QualityResult:
     @property
     def edits_skips(self) -> bool:
         """Whether it compares edits of skips, which cost as much as the run without them."""
-        return any(self.without_edits(row) for row in self.rows) and not any(row.rivals for row in self.rows)
+        bases = [self.without_edits(row) for row in self.rows]
+        compared = {id(row) for row in (*bases, *(r for r, base in zip(self.rows, bases, strict=True) if base)) if row}
+        others = [row for row in self.rows if row.kind != "plain" and id(row) not in compared]
+        return any(bases) and not others and not any(row.rivals for row in self.rows)
 
     def score(self, row: Row, metric: str, base: Row | None) -> Score | None:
         """The row's score beside the rows of ``base``'s steps: a plain run's likeness is that to ``base``."""

@@ -45,6 +45,8 @@ class Spread:
     median: float
     low: float
     high: float
+    once: bool = False
+    """Of one measurement only: its spread is not known."""
 
     @classmethod
     def read(cls, data: object) -> Spread | None:
@@ -53,15 +55,10 @@ class Spread:
         if median is None:
             return None
         low, high = (number(data.get(key)) for key in ("p20", "p80"))
-        return cls(median, median if low is None else low, median if high is None else high)
-
-    @property
-    def once(self) -> bool:
-        """Of one measurement only: its spread is not known."""
-        return self.low == self.median == self.high
+        return cls(median, median if low is None else low, median if high is None else high, low is None)
 
     def scaled(self, factor: float) -> Spread:
-        return Spread(self.median * factor, self.low * factor, self.high * factor)
+        return Spread(self.median * factor, self.low * factor, self.high * factor, self.once)
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def _edits(result: QualityResult, metric: str) -> str:
     for row in result.ordered():
         base = result.without_edits(row)
         if base is not None:
-            pace = texts.NONE if row.speedup is None else f"{1 / row.speedup.median:.2f}x"
+            pace = texts.NONE if row.speedup is None or not row.speedup.median else f"{1 / row.speedup.median:.2f}x"
             scores = [r.scores.get(metric) for r in (row, base)]
             lines.append(
                 [row.label, row.solver, str(row.steps), pace, *map(texts.score, scores), paired_text(shown, *scores)]

@@ -35,7 +35,7 @@ def verdict(result: QualityResult, row: Row, metric: str, cost: str = "equal_mac
     """
     rival = result.rival(row, cost)
     if (
-        few_pictures(result) is not None
+        (result.metrics[metric].to == "real" and few_pictures(result) is not None)
         or rival is None
         or row.kind == "plain"
         or result.metrics[metric].better is None
@@ -95,7 +95,7 @@ def few_pictures(result: QualityResult) -> int | None:
 
 def finding(result: QualityResult, metric: str) -> str:
     """The outcome in one sentence, whichever way it went."""
-    few = few_pictures(result)
+    few = few_pictures(result) if result.metrics[metric].to == "real" else None
     if few is not None:
         return (
             f"{few} picture{'s' * (few != 1)} a seed are too few for a verdict: these figures only show that the sweep runs. "
@@ -122,6 +122,8 @@ def _finding_of_edits(result: QualityResult, metric: str) -> str:
         for ours, theirs in pairs
         if ours and theirs and (found := paired_gain(result.metrics[metric], ours, theirs))
     ]
+    if not gains:
+        return f"No row can be judged by {result.metrics[metric].label}: that takes at least two seeds."
     better, worse = (sum(sign * mean > sd for mean, sd in gains) for sign in (1, -1))
     return (
         f"By {result.metrics[metric].label}, {better} of {len(gains)} rows with edited skips are better than the run without the edit, "

