@@ -41,6 +41,16 @@ def test_the_table_of_the_best_rho_is_the_committed_measurement():
         assert {row.steps for row in result.rows} == {5, 10, 20, 50}
 
 
+def test_the_table_of_trainings_is_that_of_the_committed_runs():
+    from unetaccel.demo.train.scaling import read_runs
+    from unetaccel.demo.train.scaling_figure import table
+
+    shown = README.partition("<!-- scalelong:begin -->\n")[2].partition("<!-- scalelong:end -->")[0]
+    runs = read_runs(RESULTS / "scalelong")
+    assert shown == table(runs) + "\n"
+    assert len(runs) == 4 * 3
+
+
 def test_files_that_the_readme_names_exist():
     for name in (
         "bench/results/demo-grid.png",
