@@ -136,7 +136,7 @@ ERRORS = {
     "unknown spacing": (["sample", "--spacing", "wide"], "unknown spacing 'wide'; known: leading"),
     "no device": (["sample", "--device", "warp"], "--device 'warp' cannot be used here"),
     "bad seed": (["sample", "--seed", "one"], "expected numbers such as 0, 0,5,7 or 0-3"),
-    "bad size": (["sample", "--size", "big"], "expected pixels such as 512"),
+    "bad size": (["sample", "--size", "big"], "expected a side such as 512"),
     "indivisible size": (["sample", "--size", "33"], "size 33x33: both sides must be divisible by 8"),
     "a setting twice": (["sample", "--deepcache", "interval=2,interval=3"], "names interval twice"),
     "a center without quad": (["sample", "--deepcache", "center=0.3"], "center is read by schedule='quad'"),

@@ -137,7 +137,7 @@ def test_yaml_needs_no_title_and_its_rows_are_checked(tmp_path):
     assert (sweep.title, sweep.prompts.source, len(read_jobs(sweep.prompts, (0,)))) == ("mine", "none", 100)
     file.write_text("ways:\n - deepcash: {}\n")
     with pytest.raises(SettingError, match=r"mine\.yaml.*deepcash"):
-        read_sweep(file)
+        running.read_checked(file)
     file.write_text('{"format": "unetaccel-quality/1", "rows": []}')
     with pytest.raises(SettingError, match="is a result, not a sweep: look at it with `unetaccel report"):
         read_sweep(file)

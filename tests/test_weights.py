@@ -85,7 +85,7 @@ def replaced(name, value):
 FIRST = "0.network.0.weight"
 BAD = {
     "missing": (lambda f: f.unlink(), "no file .*gates.safetensors.*save_learned"),
-    "a folder": (lambda f: (f.unlink(), f.mkdir()), "no file .*gates"),
+    "a folder": (lambda f: (f.unlink(), f.mkdir()), "gates.* is a folder: give the path of a file"),
     "empty": (lambda f: f.write_bytes(b""), "truncated or not a safetensors file"),
     "truncated": (lambda f: f.write_bytes(f.read_bytes()[:-7]), "truncated or not a safetensors file"),
     "text": (lambda f: f.write_text("gates, gates, gates"), "truncated or not a safetensors file"),

@@ -35,8 +35,7 @@ def quality_command(
     torchrun --nproc-per-node 2 -m unetaccel bench quality SWEEP.
     """
     from ..errors import SettingError
-    from ..sweep.run import STAGES, run_sweep
-    from ..sweep.spec import read_sweep
+    from ..sweep.run import STAGES, read_checked, run_sweep
 
     stages = tuple(stage or STAGES)
     unknown = [s for s in stages if s not in STAGES]
@@ -48,7 +47,7 @@ def quality_command(
         raise SettingError(f"--out {str(out)!r}: the result is JSON, so the name must end in .json")
     say = lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True)  # noqa: E731
     try:
-        result = run_sweep(read_sweep(sweep), folder, out, stages, device and options.device(device), say)
+        result = run_sweep(read_checked(sweep), folder, out, stages, device and options.device(device), say)
     except KeyboardInterrupt:
         say(f"stopped; what is done is in {folder}: the same command goes on from there")
         raise typer.Exit(130) from None

@@ -145,9 +145,16 @@ def _combinations(way: dict) -> list[dict]:
 
 def _check(row: Row) -> None:
     for name, settings in row.methods.items():
-        if name not in PEERS and name not in METHODS:
-            raise SettingError(f"unknown method {name!r}; known: {', '.join([*METHODS, *PEERS])}")
         if name not in PEERS:
-            method_from(name, settings)
+            _check_method(name, settings)
         elif set(settings) != set(PEERS[name]) or len(row.methods) > 1:
             raise SettingError(f"{name} stands alone and wants the settings {', '.join(PEERS[name])}, got {settings}")
+
+
+def _check_method(name: str, settings: dict) -> None:
+    try:
+        method_from(name, settings)
+    except SettingError as error:
+        if name in METHODS:
+            raise
+        raise SettingError(f"unknown method {name!r}; known: {', '.join([*METHODS, *PEERS])}") from error

@@ -22,7 +22,7 @@ from .prompts import Jobs, read_jobs
 from .result import assemble, drawn_rows, judge_rows, real_files, write_result
 from .rivals import anchor, rivals
 from .rows import Row, expand
-from .spec import Sweep
+from .spec import Sweep, read_sweep
 from .timing import Account, Stopwatch
 from .warned import Warned, unwarned
 from .ways import applied
@@ -100,6 +100,21 @@ def run_sweep(
             _draw(pipe, all_rows(rows, times, sweep), sweep, store, state, warned, say)
             state.wait_for_everyone()
         return _judge(sweep, rows, times, store, metrics, state, out, say) if "judge" in stages else None
+
+
+def read_checked(path: Path | str) -> Sweep:
+    """``read_sweep``, with errors of its rows that name the file too.
+
+    Raises:
+        SettingError: as ``read_sweep`` and ``rows.expand``.
+    """
+    sweep = read_sweep(path)
+    try:
+        with unwarned():
+            expand(sweep)
+    except SettingError as error:
+        raise SettingError(f"{str(path)!r}: {error}") from error
+    return sweep
 
 
 def _judge(

@@ -139,13 +139,11 @@ def read_sweep(path: Path | str) -> Sweep:
     """The sweep that a YAML file describes.
 
     Raises:
-        SettingError: not readable, not YAML, an unknown key, or rows that cannot be (see ``rows.expand``).
+        SettingError: not readable, not YAML, or an unknown key.
     """
     import yaml
 
     from .documents import SafeLoader, beside
-    from .rows import expand
-    from .warned import unwarned
 
     try:
         data = yaml.load(Path(path).read_text(encoding="utf-8"), SafeLoader)
@@ -161,12 +159,9 @@ def read_sweep(path: Path | str) -> Sweep:
     if isinstance(data, Mapping):
         data = beside(Path(path).parent, {"title": Path(path).stem, **data})
     try:
-        sweep = sweep_from(data)
-        with unwarned():
-            expand(sweep)
+        return sweep_from(data)
     except SettingError as error:
         raise SettingError(f"{str(path)!r}: {error}") from error
-    return sweep
 
 
 def sweep_from(data: object) -> Sweep:
