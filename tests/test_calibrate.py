@@ -6,13 +6,14 @@ import torch
 
 import unetaccel
 from unetaccel import Calibrated, DeepCache, SettingError, WeightsError, calibrate, load_profile, save_profile
-from unetaccel.demo.pipeline import load_pipeline
+from unetaccel.demo.pipeline import WEIGHTS, load_pipeline
 from unetaccel.demo.scenes import sample_scenes
 from unetaccel.recording import Record
 from unetaccel.sampling import Settings, sample, set_scheduler
 from unetaccel.skips import skip_table
 
 STEPS = 24
+PROFILES = WEIGHTS.parent / "profiles"
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +121,20 @@ def test_what_a_profile_is_not_for_is_refused(pipe, profile, tiny):
     set_scheduler(other, "heun")
     with unetaccel.apply(other, profile), pytest.raises(SettingError, match="is none of them"):
         sample(other, ["a red ring"], [0], Settings(12, 3.0))
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in PROFILES.glob("*.yaml")))
+def test_the_shipped_profiles_fit_the_demo(name):
+    profile = load_profile(PROFILES / f"{name}.yaml")
+    pipe = load_pipeline()
+    pipe.set_progress_bar_config(disable=True)
+    solver, _, steps = name.rpartition("-")
+    set_scheduler(pipe, solver)
+    with unetaccel.apply(pipe, profile) as handle:
+        assert sum(handle.plan(int(steps))) == profile.full
+    assert set(profile.grams) == {0, 1}
+    [calibrated, uniform] = errors(pipe, Calibrated(profile), DeepCache(interval=3), steps=int(steps))
+    assert calibrated < uniform / 3
 
 
 def test_wrong_calibrations_are_told(pipe):
