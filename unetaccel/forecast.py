@@ -199,22 +199,14 @@ class Chebyshev(Forecast):
 
 
 @dataclass(frozen=True)
-class TaylorSeer(Forecast):
+class TaylorSeer(Newton):
     """As diffusers and cache-dit ship it, for comparison (arXiv 2503.06923): every difference is divided by the latest gap.
 
     D_0 = F_a and D_o = (D_(o-1) - D_(o-1) at p) / (u_a - u_p); F at j is sum_o D_o (u_j - u_a)^o / o!. From order 2 on that is
     not the polynomial through the features, which ``newton`` is. The shipped code counts evaluations: abscissa "index".
     """
 
-    order: int = 2
     name: ClassVar[str] = "taylorseer"
-
-    def __post_init__(self):
-        self._check("order", _is_int(self.order, 1) and self.order <= 3, "1, 2 or 3")
-
-    @property
-    def memory(self) -> int:
-        return self.order + 1
 
     def _weights(self, u, points, j):
         found: Weights = dict.fromkeys(points, 0.0)
