@@ -5,6 +5,7 @@ from pathlib import Path
 
 from unetaccel.report import load, markdown
 from unetaccel.report.tables import best_tables
+from unetaccel.report.verdicts import paired_gain
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -49,6 +50,19 @@ def test_the_table_of_trainings_is_that_of_the_committed_runs():
     runs = read_runs(RESULTS / "scalelong")
     assert shown == table(runs) + "\n"
     assert len(runs) == 4 * 3
+
+
+def test_the_table_of_calibrated_plans_is_the_committed_measurement():
+    table = README.partition("<!-- calibrated:begin -->\n")[2].partition("<!-- calibrated:end -->")[0]
+    result = load(RESULTS / "calibrated-demo.json")
+    assert table == markdown([result])
+    for row in result.rows:
+        if "calibrated" in row.methods:
+            mean, sd = paired_gain(
+                result.metrics["frechet"], *(r.scores["frechet"] for r in (row, result.rival(row, "equal_macs")))
+            )
+            assert mean > sd
+            assert f"by {mean:.2f} ± {sd:.2f}" in README
 
 
 def test_files_that_the_readme_names_exist():
