@@ -52,7 +52,7 @@ def moving_settings(result: QualityResult) -> list[tuple[str, str]]:
 def panels_of(result: QualityResult, method: str, key: str) -> list[Panel]:
     """One panel for each solver and whatever else is applied; the run without the method stands at value 1."""
     found: dict[tuple, dict[tuple[int, float], Row]] = {}
-    bases: dict[int, tuple[dict, dict]] = {}
+    bases: dict[tuple, dict[tuple[int, float], Row]] = {}
     alone = {(row.solver, row.steps, str(row.methods)): row for row in result.rows if row.kind != "peer"}
     for row in result.rows:
         settings = row.methods.get(method)
@@ -60,13 +60,13 @@ def panels_of(result: QualityResult, method: str, key: str) -> list[Panel]:
             continue
         rest = {k: v for k, v in settings.items() if k != key}
         others = {name: v for name, v in row.methods.items() if name != method}
-        cells = found.setdefault((row.solver, str(others), str(rest), _words(others, rest)), {})
-        cells[row.steps, float(settings[key])] = row
+        name = (row.solver, str(others), str(rest), _words(others, rest))
+        found.setdefault(name, {})[row.steps, float(settings[key])] = row
         without = alone.get((row.solver, row.steps, str(others)))
         if without is not None:
-            bases[id(cells)] = (cells, {**bases.get(id(cells), (cells, {}))[1], (row.steps, 1.0): without})
-    for cells, without in bases.values():  # a row whose setting is 1 may have others that are not neutral
-        cells.update(without)
+            bases.setdefault(name, {})[row.steps, 1.0] = without
+    for name, without in bases.items():  # last: a row whose setting is 1 may have others that are not neutral
+        found[name].update(without)
     return [
         Panel(f"{solver}{words}", tuple(sorted({s for s, _ in cells})), tuple(sorted({v for _, v in cells})), cells)
         for (solver, _, _, words), cells in found.items()
