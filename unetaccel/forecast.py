@@ -268,6 +268,10 @@ class Table:
     slots: int
     rows: tuple[Row | None, ...]
     """One per evaluation; None where it is full."""
+    checks: tuple[Row | None, ...] = ()
+    """One per evaluation: how a full one would have been forecast; None where it is cached, or the first."""
+    first: int = 0
+    """The evaluation that it begins with."""
 
 
 def table(forecast: Forecast, u: Sequence[float], flags: Sequence[bool], first: int = 0) -> Table:
@@ -277,17 +281,18 @@ def table(forecast: Forecast, u: Sequence[float], flags: Sequence[bool], first: 
         u: abscissae, one per evaluation.
         first: where the features begin that may be used: what was before a change of the inputs may not.
     """
-    full: list[int] = []
+    place: dict[int, int] = {}
     rows: list[Row | None] = []
+    checks: list[Row | None] = []
     for j, flag in enumerate(flags):
-        if j >= first and (flag or j == first):
-            full.append(j)
-        if j < first or flag or j == first:
-            rows.append(None)
-            continue
-        place = {i: n % forecast.memory for n, i in enumerate(full)}
-        rows.append(tuple((place[i], w) for i, w in forecast.weights(u, full, j).items() if w))
-    return Table(min(forecast.memory, max(len(full), 1)), tuple(rows))
+        known = forecast.weights(u, list(place), j) if j > first else {}
+        row = tuple((place[i], w) for i, w in known.items() if w) if known else None
+        full = flag or j <= first
+        rows.append(None if full else row)
+        checks.append(row if full else None)
+        if full and j >= first:
+            place[j] = len(place) % forecast.memory
+    return Table(min(forecast.memory, max(len(place), 1)), tuple(rows), tuple(checks), first)
 
 
 def abscissae(timeline: Timeline, kind: str) -> list[float]:

@@ -23,7 +23,7 @@ OBJECTIVES = ("sum", "max")
 LONGEST_GAP = 12
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Fitted(Forecast):
     """The affine combination of the last ``points`` features that is best on the measurement.
 

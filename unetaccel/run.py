@@ -21,13 +21,14 @@ from .methods import ReuseMethod
 from .stream import Stream
 from .timeline import Timeline
 from .views import Views
+from .watching import LAG, Watch
 
 MAX_STREAMS = 8
 
 
 @dataclass
 class Report:
-    """What happened in one sampling call; kept after the call, without any tensor."""
+    """What happened in one sampling call; kept after the call, without any feature."""
 
     timeline: Timeline
     planned: list[bool]
@@ -36,6 +37,12 @@ class Report:
     kinds: list[list[bool]] = field(default_factory=list)
     """Per stream, one flag per evaluation: True for full."""
     clock: StepClock = field(default_factory=StepClock)
+    watch: Watch = field(default_factory=Watch)
+    """How far off forecasts are, as far as full evaluations tell."""
+    predicted: list[float] | None = None
+    """By evaluation, how far off they should be."""
+    refreshed: int = 0
+    """Evaluations that were made full because of that."""
     cached_bytes: int = 0
     inputs: object = None
     """Structure of the first evaluation's inputs, see ``structure``."""
@@ -94,6 +101,27 @@ class Run:
         self._index += 1
         self._calls = 0
         self._forget_residuals()
+        self._mend()
+
+    def _mend(self) -> None:
+        """Make this evaluation full if the plan turned out too sparse, and forecast from it too from then on."""
+        report = self._report
+        if report is None or not report.watch.exceeds(self._index - LAG):
+            return
+        if self._index >= len(report.planned) or report.planned[self._index]:
+            return
+        report.planned[self._index] = True
+        report.refreshed += 1
+        self._follow_plan(report)
+        for stream in self._streams:
+            stream.follow(self._tables)
+
+    def _follow_plan(self, report: Report) -> None:
+        """What follows from the plan as it stands."""
+        reuse = self._reuse
+        self._tables = reuse.tables(report.timeline, report.planned)
+        report.predicted = reuse.predicted(report.timeline, report.planned)
+        report.watch.limits = reuse.limits(report.timeline, report.planned)
 
     def invalidate(self) -> None:
         """Make the next evaluation of every stream a full one."""
@@ -143,10 +171,15 @@ class Run:
     def _run_full(self, stream: Stream, inputs: dict, made_for: object) -> object:
         """A full evaluation, whose feature the stream keeps: beside the last ones, if it was planned and nothing has changed."""
         planned = self._index < len(self._report.planned) and self._report.planned[self._index]
+        expected = None
         if not (planned and stream.ring and stream.inputs == made_for):
             stream.restart(self._tables(self._index))
+        elif self._reuse.observes:
+            expected = stream.expected(self._index)
         with stream.next_slot() as keep:
             output, feature = self._views_for(inputs).run_full(self._completed(inputs))
+            if expected is not None:
+                self._report.watch.note(self._index, feature, expected)
             keep(feature)
         stream.inputs = made_for
         return output
@@ -157,7 +190,7 @@ class Run:
             timeline, self._reuse.flags(timeline), self._reuse.why_plain(timeline), inputs=structure(inputs)
         )
         self._strengths = self._strengths_of(timeline)
-        self._tables = self._reuse.tables(timeline, report.planned)
+        self._follow_plan(report)
         self._report = report
         if report.why_plain:
             _warn(f"{report.why_plain}. DeepCache(force=True) caches all the same.")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from .forecast import Table
+from .forecast import Row, Table
 from .ops import forecast_blend
 
 
@@ -38,6 +38,10 @@ class Stream:
         self.forget()
         self.table, self.kept = table, 0
 
+    def follow(self, tables: Callable[[int], Table]) -> None:
+        """Go on by new tables that agree with the present one so far, and keep all features."""
+        self.table = tables(self.table.first)
+
     @contextmanager
     def next_slot(self) -> Iterator[Callable[[torch.Tensor], None]]:
         """Free the slot of the next feature, so that old and new never live side by side; yields what keeps it.
@@ -55,7 +59,13 @@ class Stream:
 
     def forecast(self, index: int) -> torch.Tensor:
         """F at the cached evaluation ``index``, (N, C, H, W)."""
-        row = self.table.rows[index]
+        return self._blend(self.table.rows[index])
+
+    def expected(self, index: int) -> torch.Tensor:
+        """F at the full evaluation ``index`` as it would have been forecast, before that is made."""
+        return self._blend(self.table.checks[index])
+
+    def _blend(self, row: Row) -> torch.Tensor:
         if len(row) == 1 and row[0][1] == 1:
             return self.ring[row[0][0]]
         features = [self.ring[slot] for slot, _ in row]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 
 from .costs import CutCost, cut_costs
 from .engine import Engine
+from .run import Report
 from .schedule import pattern
 
 
@@ -36,6 +39,14 @@ class Summary:
     seconds_full: float | None = None
     """Median time of a full evaluation (CUDA: device time)."""
     seconds_cached: float | None = None
+    predicted_error: float | None = None
+    """Relative error of F that the profile predicts for cached evaluations, root mean square over them."""
+    observed_error: float | None = None
+    """Relative error of forecasts that full evaluations found, root mean square over these and the pictures."""
+    expected_error: float | None = None
+    """What the profile predicts for the same full evaluations, were they forecast."""
+    refreshed: int = 0
+    """Evaluations that were made full because forecasts were off."""
     plain_because: str | None = None
     """Why nothing was cached, if the call was kept plain."""
     patterns: tuple[str, ...] = field(default=(), repr=False)
@@ -63,9 +74,21 @@ class Summary:
             lines.append(
                 f"  MACs       {self.macs_share:.1%} of plain; a cached evaluation is {self.cached_macs_share:.1%} of a full one"
             )
+        lines += self._forecasts()
         times = [("full", self.seconds_full), ("cached", self.seconds_cached)]
         lines.append("  time       " + ", ".join(f"{1000 * s:.2f} ms {kind}" for kind, s in times if s is not None))
         return "\n".join(lines)
+
+    def _forecasts(self) -> list[str]:
+        told = []
+        if self.predicted_error is not None:
+            told.append(f"F to {self.predicted_error:.2%} predicted")
+        if self.observed_error is not None:
+            beside = "" if self.expected_error is None else f" ({self.expected_error:.2%} predicted there)"
+            told.append(f"to {self.observed_error:.2%} as far as full evaluations saw{beside}")
+        if self.refreshed:
+            told.append(f"{self.refreshed} more full than planned")
+        return [f"  forecast   {'; '.join(told)}"] if told else []
 
     __str__ = __repr__
 
@@ -95,7 +118,25 @@ def summarize(engine: Engine) -> Summary:
         seconds_full=full,
         seconds_cached=cached,
         plain_because=report.why_plain,
+        refreshed=report.refreshed,
+        **_errors(report),
     )
+
+
+def _errors(report: Report) -> dict[str, float | None]:
+    """Predicted and observed errors of the forecasts. Waits for the device."""
+    observed, predicted = report.watch.errors(), report.predicted
+    cached = [i for i, full in enumerate(report.planned) if not full]
+    return {
+        "observed_error": _rms(observed.values()),
+        "predicted_error": predicted and _rms(predicted[i] for i in cached),
+        "expected_error": predicted and _rms(predicted[i] for i in observed),
+    }
+
+
+def _rms(errors: Iterable[float]) -> float | None:
+    squares = [error * error for error in errors]
+    return math.sqrt(sum(squares) / len(squares)) if squares else None
 
 
 def _cost(engine: Engine, inputs) -> CutCost | None:

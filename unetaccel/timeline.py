@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ def of_scheduler(scheduler, evaluations: int | None = None, stop: int | None = N
     return Timeline(
         count,
         _name(scheduler),
-        lambda: _levels(scheduler, visited),
+        functools.cache(lambda: _levels(scheduler, visited)),
         _horizon(scheduler),
         noisiest,
         _is_stochastic(scheduler),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
@@ -38,6 +39,10 @@ class Method:
 
 def is_int(value, low: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= low
+
+
+def is_above(value, low: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and low < value < math.inf
 
 
 def is_point(value) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
@@ -13,10 +14,10 @@ import numpy as np
 
 from ..errors import SettingError
 from ..forecast import Table, table
-from ..plans import Fitted, best_plans
+from ..plans import Fitted, best_plans, squared_error
 from ..profile import Profile, load_profile
 from ..timeline import Timeline
-from .base import is_int
+from .base import is_above, is_int
 from .reuse import ReuseMethod
 
 
@@ -33,6 +34,11 @@ class Calibrated(ReuseMethod):
             None is the profile's.
         cut: a skip index that was measured; None is the profile's.
         points: features that F is forecast from, each of which is kept; 1 holds. None is the profile's.
+        observe: compare F at full evaluations with what would have been forecast; ``summary()`` tells the error beside the
+            predicted one. Nothing is read from the device in the call.
+        refresh: adaptive: where that error (root mean square over the pictures) is above so many times the predicted one, the
+            second evaluation from then on is full; 2 is a sensible value. Off by default: it waits for the device once per full
+            evaluation, for the evaluation before the last, so launches run ahead by one evaluation at most.
 
     Raises:
         SettingError: a value that the profile does not hold.
@@ -43,6 +49,8 @@ class Calibrated(ReuseMethod):
     full: int | float | None = None
     cut: int | None = None
     points: int | None = None
+    observe: bool = True
+    refresh: float | None = None
     loaded: Profile = field(init=False, repr=False, compare=False, default=None)
 
     headline: ClassVar[tuple[str, ...]] = ("full", "cut")
@@ -58,7 +66,8 @@ class Calibrated(ReuseMethod):
 
     def __repr__(self) -> str:
         name = "" if isinstance(self.profile, Profile) else f"{Path(self.profile).name!r}, "
-        return f"Calibrated({name}full={self.full}, cut={self.cut}, points={self.points})"
+        refresh = "" if self.refresh is None else f", refresh={self.refresh}"
+        return f"Calibrated({name}full={self.full}, cut={self.cut}, points={self.points}{refresh})"
 
     def check_model(self, base: dict) -> None:
         """Raise ``SettingError`` for a U-Net that the profile was not made for."""
@@ -75,9 +84,18 @@ class Calibrated(ReuseMethod):
 
     def tables(self, timeline: Timeline, flags: Sequence[bool]) -> Callable[[int], Table]:
         """What the evaluations of a call blend, by the first full one of a stream."""
-        gram = self._gram(self._indices(timeline))
-        forecast = Fitted(gram, self.points)
-        return functools.cache(lambda first: table(forecast, [0.0] * len(flags), flags, first))
+        forecast = self._forecast(self._indices(timeline))
+        return lambda first: _table(forecast, tuple(flags), first)
+
+    def predicted(self, timeline: Timeline, flags: Sequence[bool]) -> list[float]:
+        """Predicted relative error of F at every evaluation, were it forecast from the full ones before; 0 for the first."""
+        return list(_predicted(self._forecast(self._indices(timeline)), tuple(flags)))
+
+    def limits(self, timeline: Timeline, flags: Sequence[bool]) -> list[float] | None:
+        """By evaluation, ``refresh`` times the predicted error."""
+        if self.refresh is None:
+            return None
+        return [self.refresh * error for error in self.predicted(timeline, flags)]
 
     def _indices(self, timeline: Timeline) -> tuple[int, ...]:
         timesteps = timeline.read()[0] if timeline.read else []
@@ -93,6 +111,13 @@ class Calibrated(ReuseMethod):
     def _gram(self, indices: tuple[int, ...]) -> np.ndarray:
         chosen = list(indices)
         return self.loaded.grams[self.cut][:, chosen][:, :, chosen]
+
+    def _forecast(self, indices: tuple[int, ...]) -> Fitted:
+        """The fit for a call that visits these of the measured evaluations; made once for each kind of call."""
+        made, kind = self.loaded.__dict__.setdefault("_forecasts", {}), (self.cut, self.points, indices)
+        if kind not in made:
+            made[kind] = Fitted(self._gram(indices), self.points)
+        return made[kind]
 
     def _plan(self, indices: tuple[int, ...]) -> list[int]:
         """The full evaluations of a call that visits these of the measured ones; made once for each kind of call."""
@@ -122,6 +147,14 @@ class Calibrated(ReuseMethod):
         """an int from 1 to 4"""
         return is_int(value, 1) and value <= 4
 
+    def _check_observe(self, value):
+        """True or False"""
+        return isinstance(value, bool)
+
+    def _check_refresh(self, value):
+        """a number above 0, such as 2, or None"""
+        return value is None or is_above(value, 0)
+
 
 def _stamped(path: str | PathLike) -> tuple[str, int]:
     path = Path(path).expanduser()
@@ -132,6 +165,21 @@ def _stamped(path: str | PathLike) -> tuple[str, int]:
 def _loaded(path: str, stamp: int) -> Profile:
     """A profile's file, read once as long as it is not written again; plans that are made for other calls stay with it."""
     return load_profile(path)
+
+
+@functools.lru_cache(maxsize=64)
+def _table(forecast: Fitted, flags: tuple[bool, ...], first: int) -> Table:
+    """Kept from call to call: fits take some milliseconds."""
+    return table(forecast, [0.0] * len(flags), flags, first)
+
+
+@functools.lru_cache(maxsize=64)
+def _predicted(forecast: Fitted, flags: tuple[bool, ...]) -> tuple[float, ...]:
+    full, found = [], []
+    for j, flag in enumerate(flags):
+        found.append(math.sqrt(squared_error(forecast.gram, forecast.weights(flags, full, j), j)) if full else 0.0)
+        full += [j] * flag
+    return tuple(found)
 
 
 def nearest(plans: dict, k: int):

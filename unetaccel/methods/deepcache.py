@@ -15,7 +15,7 @@ from .. import schedule as schedules
 from ..errors import SettingError
 from ..forecast import ABSCISSAE, Forecast, Table, abscissae, forecast_from, table
 from ..timeline import Timeline
-from .base import is_int, is_point
+from .base import is_above, is_int, is_point
 from .reuse import ReuseMethod
 
 Rule = Callable[[int, "float | None", "float | None", int], bool]
@@ -43,6 +43,11 @@ class DeepCache(ReuseMethod):
         abscissa: over what F is extrapolated: ``"log1p_sigma"``, ``"logsnr"``, ``"sigma"``, ``"t"`` or ``"index"``.
         start, end: evaluations outside this window are full; ints are indices, floats shares of the run.
         warmup, tail: so many first and last evaluations are full.
+        observe: compare F at full evaluations with what would have been forecast; ``summary()`` tells the error. Nothing is read
+            from the device in the call; old and new feature live side by side for a full evaluation.
+        refresh: adaptive: where that relative error (root mean square over the pictures) is above this, the plan is too sparse
+            there, and the second evaluation from then on is full. Off by default: it waits for the device once per full evaluation,
+            for the evaluation before the last, so launches run ahead by one evaluation at most.
         force: cache even on distilled few-step schedulers (LCM, TCD) and runs of 4 evaluations or fewer,
             where it is plain by default.
 
@@ -62,6 +67,8 @@ class DeepCache(ReuseMethod):
     end: int | float = 1.0
     warmup: int = 1
     tail: int = 0
+    observe: bool = False
+    refresh: float | None = None
     force: bool = False
 
     headline: ClassVar[tuple[str, ...]] = ("interval", "cut")
@@ -166,6 +173,14 @@ class DeepCache(ReuseMethod):
         return is_int(value, 0)
 
     _check_tail = _check_warmup
+
+    def _check_observe(self, value):
+        """True or False"""
+        return isinstance(value, bool)
+
+    def _check_refresh(self, value):
+        """a relative error above 0, such as 0.1, or None"""
+        return value is None or is_above(value, 0)
 
     def _check_force(self, value):
         """True or False"""
