@@ -14,7 +14,8 @@ from unetaccel.demo.pipeline import GUIDANCE, load_pipeline
 from unetaccel.demo.scenes import sample_scenes
 from unetaccel.sampling import set_scheduler
 
-KINDS = {"ddim-50": ("ddim", 50), "ddim-20": ("ddim", 20), "dpm++-20": ("dpm++", 20), "unipc-20": ("unipc", 20)}
+KINDS = {"ddim-50": ("ddim", 50), "ddim-20": ("ddim", 20), "dpm++-20": ("dpm++", 20), "unipc-20": ("unipc", 20),
+         "euler-a-30": ("euler-a", 30)}  # fmt: skip
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "profiles")
