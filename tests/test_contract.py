@@ -8,7 +8,7 @@ from skip_cases import edited_by_hand
 from torch._dynamo.testing import CompileCounter
 
 import unetaccel
-from unetaccel import Calibrated, DeepCache, FreeU, ScaleLong, SettingError, SkipTuning
+from unetaccel import Calibrated, DeepCache, FreeU, GuidanceReuse, ScaleLong, SettingError, SkipTuning
 from unetaccel.settings import METHODS
 
 PROFILES = {name: a_profile(build_pipe(name), 6, 3) for name in ("sd", "one-layer")}
@@ -18,6 +18,7 @@ NEUTRAL = {
     "skip_tuning": SkipTuning(1.0),
     "scalelong": ScaleLong(mode="ls"),
     "freeu": FreeU(b1=1, b2=1, s1=1, s2=1),
+    "guidance_reuse": GuidanceReuse(1.0),
 }
 ACTIVE = {
     "calibrated": Calibrated(PROFILES["sd"]),
@@ -25,6 +26,7 @@ ACTIVE = {
     "skip_tuning": SkipTuning(0.7),
     "scalelong": ScaleLong(mode="ls", start="paper"),
     "freeu": FreeU(b1=1.2, b2=1.3, s1=0.8, s2=0.3),
+    "guidance_reuse": GuidanceReuse(0.5),
 }
 SKIPS = [name for name, method in ACTIVE.items() if method.role == "skips"]
 

@@ -7,7 +7,7 @@
 from .calibrate import calibrate
 from .errors import AlreadyAppliedError, SettingError, UnetAccelError, UnsupportedModelError, WeightsError
 from .handle import Handle, Plan
-from .methods import Calibrated, DeepCache, FreeU, ScaleLong, SkipTuning
+from .methods import Calibrated, DeepCache, FreeU, GuidanceReuse, ScaleLong, SkipTuning
 from .patch import apply
 from .profile import Profile, load_profile, save_profile
 from .straddling import fold_errors
@@ -21,6 +21,7 @@ __all__ = [
     "Calibrated",
     "DeepCache",
     "FreeU",
+    "GuidanceReuse",
     "Handle",
     "Plan",
     "Profile",

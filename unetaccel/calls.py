@@ -13,6 +13,8 @@ import inspect
 from collections.abc import Callable
 from contextlib import contextmanager
 
+import torch
+
 from .accelerated import AcceleratedUNet, Face
 from .errors import UnsupportedModelError
 from .run import Run, current_run
@@ -92,7 +94,9 @@ def _pipeline_run(pipe):
     if not isinstance(unet, AcceleratedUNet):  # the user has put another U-Net there since
         yield
         return
-    with unet._unetaccel.run(lambda: _timeline(pipe)) as run:
+    with unet._unetaccel.run(
+        lambda: _timeline(pipe), guided=lambda: getattr(pipe, "do_classifier_free_guidance", False)
+    ) as run:
         found = pipe.scheduler
         observed = _observed(found, run)
         # Not by plain assignment: pipelines write their config when a component is set.
@@ -160,7 +164,8 @@ def _observed_class(cls: type) -> type:
     @functools.wraps(cls.step)
     def step(self, *args, **kwargs):
         result = cls.step(self, *args, **kwargs)
-        self._run.step()
+        output = args[0] if args else kwargs.get("model_output")
+        self._run.step(len(output) if isinstance(output, torch.Tensor) and output.ndim else None)
         return result
 
     members = {

@@ -11,17 +11,17 @@ import torch
 
 
 class StepClock:
-    """Durations of full and of cached evaluations.
+    """Durations of full and of cached evaluations; those of another kind (None) are not told.
 
     On CUDA a pair of events per evaluation is recorded and only read when ``medians`` is asked for;
     elsewhere wall-clock time is taken.
     """
 
     def __init__(self):
-        self._spans: list[tuple[bool, object, object]] = []
+        self._spans: list[tuple[bool | None, object, object]] = []
 
     @contextmanager
-    def measure(self, full: bool, device: torch.device | None = None) -> Iterator[None]:
+    def measure(self, full: bool | None, device: torch.device | None = None) -> Iterator[None]:
         start = _mark(device)
         yield
         self._spans.append((full, start, _mark(device)))

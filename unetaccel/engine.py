@@ -13,9 +13,10 @@ from . import timeline as timelines
 from .compiled import check_compilable, compiled_views
 from .costs import auto_cut
 from .errors import SettingError, UnsupportedModelError, check_count
+from .halves import Halves
 from .inputs import input_names
 from .layouts import layout_of
-from .methods import DeepCache, Method, ReuseMethod
+from .methods import DeepCache, GuidanceReuse, Method, ReuseMethod
 from .overlay import has_foreign_forward, refuse_replaced_forward
 from .run import Report, Run, active, current_run
 from .skip_edits import SkipEdits
@@ -41,9 +42,11 @@ class Engine:
         self.original = unet
         self.methods = methods
         self.layout = layout_of(unet)
-        reuse = _reuse(methods)
+        _check_methods(methods)
+        reuse = _only(ReuseMethod, methods)
         self.edits = SkipEdits([m for m in methods if m.role == "skips"], self.layout, unet)
         self.reuse = reuse or DeepCache(interval=1)
+        self.guidance = _only(GuidanceReuse, methods)
         if has_foreign_forward(unet) and not hasattr(unet, "_hf_hook"):
             refuse_replaced_forward([unet], {id(unet): "the U-Net"})
         if reuse:
@@ -127,9 +130,12 @@ class Engine:
         )
 
     @contextmanager
-    def run(self, timeline: Callable[[], Timeline], streams: int | None = None) -> Iterator[Run]:
+    def run(
+        self, timeline: Callable[[], Timeline], streams: int | None = None, guided: Callable[[], bool] = lambda: False
+    ) -> Iterator[Run]:
         """One sampling call: evaluations inside the block belong to it, in this thread."""
-        run = Run(self, self.reuse, self._borrow, timeline, streams, self.edits.strengths)
+        halves = Halves(self.guidance, guided) if self.guidance else None
+        run = Run(self, self.reuse, self._borrow, timeline, streams, self.edits.strengths, halves)
         self.last = run
         try:
             with active(run):
@@ -173,14 +179,18 @@ def _timeline(steps: int, scheduler) -> Timeline:
     return timelines.of_steps(scheduler, steps) if scheduler is not None else Timeline(steps)
 
 
-def _reuse(methods: tuple[Method, ...]) -> ReuseMethod | None:
+def _check_methods(methods: tuple[Method, ...]) -> None:
     strangers = [m for m in methods if not isinstance(m, Method)]
     if strangers or not methods:
         raise SettingError(
             f"apply takes methods such as unetaccel.DeepCache(interval=3), but got {strangers or 'none'}: "
             "unetaccel.apply(pipe, unetaccel.DeepCache(interval=3))"
         )
-    reuse = [m for m in methods if m.role == "reuse"]
-    if len(reuse) > 1:
-        raise SettingError(f"at most one reuse method can be applied at a time, got {len(reuse)}: {reuse}")
-    return reuse[0] if reuse else None
+
+
+def _only(kind: type[Method], methods: tuple[Method, ...]) -> Method | None:
+    """The method of this kind, if any; two of them would contradict each other."""
+    found = [m for m in methods if isinstance(m, kind)]
+    if len(found) > 1:
+        raise SettingError(f"at most one {found[0].role} method can be applied at a time, got {len(found)}: {found}")
+    return found[0] if found else None

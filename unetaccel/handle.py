@@ -64,6 +64,7 @@ class Handle(AbstractContextManager):
         streams: int = 1,
         timesteps: Sequence[float] | None = None,
         sigmas: Sequence[float] | None = None,
+        guided: bool = False,
     ) -> AbstractContextManager[Run]:
         """One sampling call of a loop of your own: ``with handle.run(50): ... handle.unet(x, t, ...)``.
 
@@ -71,6 +72,8 @@ class Handle(AbstractContextManager):
             evaluations: how many U-Net evaluations each stream will make.
             streams: calls per step that see different conditions, such as 2 for separate conditional and
                 unconditional passes; they are expected in the same order at every step.
+            timesteps, sigmas: one per evaluation, for schedules and forecasts that want them.
+            guided: each batch holds an unconditional half and then a conditional one, for ``GuidanceReuse``.
 
         Raises:
             SettingError: either is not an int of at least 1, or a run of this handle is open in this thread.
@@ -84,7 +87,7 @@ class Handle(AbstractContextManager):
                 "a run of this handle is open already in this thread, and evaluations could not be told apart. "
                 "Finish it first, or apply the methods to the U-Net a second time for the other loop"
             )
-        return self._engine.run(lambda: timeline, streams)
+        return self._engine.run(lambda: timeline, streams, lambda: guided)
 
     def plan(self, steps: int) -> Plan:
         """Which evaluations would be full in a call of ``steps`` inference steps with the pipeline's scheduler.

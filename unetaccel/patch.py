@@ -11,9 +11,9 @@ from .calls import AcceleratedPipeline, unwatch_calls, watch_calls
 from .compiled import compile_options
 from .controlnet import AcceleratedControlNet, controlnet_engine
 from .engine import Engine
-from .errors import AlreadyAppliedError, UnsupportedModelError
+from .errors import AlreadyAppliedError, SettingError, UnsupportedModelError
 from .handle import Handle
-from .methods import Calibrated, Method
+from .methods import Calibrated, GuidanceReuse, Method
 from .profile import Profile
 
 
@@ -47,7 +47,7 @@ def apply(
     """
     methods = tuple(Calibrated(m) if isinstance(m, str | PathLike | Profile) else m for m in methods)
     pipe, unet = _split(pipe_or_unet)
-    _refuse(pipe, unet)
+    _refuse(pipe, unet, methods)
     previous = _previous(pipe, unet)
     if previous is not None and not replace:
         raise AlreadyAppliedError(
@@ -78,7 +78,7 @@ READS_DEEP_ATTENTION = (
 )
 
 
-def _refuse(pipe, unet: nn.Module) -> None:
+def _refuse(pipe, unet: nn.Module, methods: tuple[Method, ...]) -> None:
     """Raise for pipelines that could be wrapped but would not work, by name and with the way out."""
     if pipe is None:
         return
@@ -98,6 +98,11 @@ def _refuse(pipe, unet: nn.Module) -> None:
         raise UnsupportedModelError(
             f"{name} has a {type(scheduler).__name__} that lacks set_timesteps or step, so its evaluations cannot be counted. "
             "Apply to pipe.unet and mark your own loop with handle.run(evaluations)"
+        )
+    if any(isinstance(m, GuidanceReuse) for m in methods) and not hasattr(type(pipe), "do_classifier_free_guidance"):
+        raise SettingError(
+            f"{name} does not say whether it guides (do_classifier_free_guidance), so GuidanceReuse cannot tell its halves "
+            "apart. Leave it out, or apply to pipe.unet and mark your own loop with handle.run(evaluations, guided=True)"
         )
     if hasattr(scheduler, "step_correct"):
         raise UnsupportedModelError(

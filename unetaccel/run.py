@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import torch
 
 from .clock import StepClock
+from .halves import Halves, conditional
 from .inputs import ADAPTER_STATES, MID_RESIDUAL, RESIDUALS
 from .methods import ReuseMethod
 from .stream import Stream
@@ -36,6 +37,8 @@ class Report:
     """Why nothing is reused in this call, where that was not asked for."""
     kinds: list[list[bool]] = field(default_factory=list)
     """Per stream, one flag per evaluation: True for full."""
+    halved: list[list[bool]] = field(default_factory=list)
+    """Per stream, one flag per evaluation: True where only the conditional half was evaluated."""
     clock: StepClock = field(default_factory=StepClock)
     watch: Watch = field(default_factory=Watch)
     """How far off forecasts are, as far as full evaluations tell."""
@@ -63,6 +66,7 @@ class Run:
         timeline: what is known of the call once its timesteps are set.
         streams: evaluations per step, or None if ``step`` is called after each scheduler step.
         strengths: from the timeline, how strongly each skip method acts at each evaluation.
+        halves: guidance reuse, or None.
     """
 
     def __init__(
@@ -73,6 +77,7 @@ class Run:
         timeline: Callable[[], Timeline],
         streams: int | None = None,
         strengths: Callable[[Timeline], list[list[float] | None]] = lambda timeline: [],
+        halves: Halves | None = None,
     ):
         self.owner = owner
         self.closed = False
@@ -80,6 +85,7 @@ class Run:
         self.per_step = streams
         self._reuse, self._borrow, self._timeline = reuse, borrow, timeline
         self._strengths_of, self._strengths = strengths, []
+        self._halves = halves
         self.restart()
 
     def restart(self) -> None:
@@ -91,10 +97,15 @@ class Run:
         self._timestep = self._stepped = None
         self._streams: list[Stream] = []
         self._report: Report | None = None
+        self._half = False
+        if self._halves is not None:
+            self._halves.restart()
         self._forget_residuals()
 
-    def step(self) -> None:
-        """The scheduler made a step: the next evaluation is the next index of the first stream."""
+    def step(self, pictures: int | None = None) -> None:
+        """The scheduler made a step, of so many pictures: the next evaluation is the next index of the first stream."""
+        if self._halves is not None:
+            self._halves.stepped(pictures)
         if self._calls_before not in (None, self._calls):
             self.invalidate()  # guidance was switched on or off: streams have moved
         self._calls_before, self._stepped = self._calls, self._timestep
@@ -147,16 +158,34 @@ class Run:
         self._notice_repeated_steps(inputs["timestep"])
         stream = self._stream()
         self._unread = False
-        output = plain(**self._completed(inputs)) if stream is None else self._evaluate(stream, inputs, plain)
+        output = self._evaluate_both(stream, inputs, plain)
         self._calls += 1
         if self._calls == self.per_step:
             self.step()
         return output
 
+    def _evaluate_both(self, stream: Stream | None, inputs: dict, plain: Callable[..., object]) -> object:
+        """Of both halves of guidance; or of the conditional one alone, where the other is reused."""
+        if stream is None:
+            return plain(**self._completed(inputs))
+        if self._halves is None or self._calls:
+            return self._evaluate(stream, inputs, plain)
+        index, T = self._index, len(self._report.planned)
+        self._half = self._halves.leaves_out(index, T, inputs)
+        if not self._half:
+            output = self._evaluate(stream, inputs, plain)
+            if self._halves.guides(inputs):
+                self._halves.note(index, T, output)
+            return output
+        half = conditional(inputs, len(inputs["sample"]))
+        if stream.inputs == structure(inputs):
+            stream.halve(structure(half))
+        return self._halves.completed(index, self._evaluate(stream, half, plain))
+
     def _evaluate(self, stream: Stream, inputs: dict, plain: Callable[..., object]) -> object:
         report, made_for, condition = self._report, structure(inputs), _condition(inputs)
         full = self._is_full(stream, made_for, condition)
-        with report.clock.measure(full, inputs["sample"].device):
+        with report.clock.measure(None if self._half else full, inputs["sample"].device):
             if report.plain:
                 output = plain(**self._completed(inputs))
             elif full:
@@ -166,6 +195,7 @@ class Run:
                 output = self._views_for(inputs, cached=True).run_cached(inputs, stream.forecast(self._index))
         stream.condition = condition
         report.kinds[self._calls].append(full)
+        report.halved[self._calls].append(self._half)
         return output
 
     def _run_full(self, stream: Stream, inputs: dict, made_for: object) -> object:
@@ -212,6 +242,7 @@ class Run:
         if self._calls == len(self._streams):
             self._streams.append(Stream(self._tables(0)))
             self._report.kinds.append([])
+            self._report.halved.append([])
         return self._streams[self._calls]
 
     def reuses_next(self) -> bool:
@@ -242,6 +273,8 @@ class Run:
         if self._residuals is None or not isinstance(mid, torch.Tensor) or mid.ndim:  # made in full after all
             return inputs
         down, mid = self._residuals()
+        if self._half:
+            down, mid = conditional([down, mid], len(mid))
         return {**inputs, RESIDUALS: down, MID_RESIDUAL: mid}
 
     def _is_full(self, stream: Stream, made_for: object, condition: int | None) -> bool:

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 
 from .errors import SettingError
-from .methods import Calibrated, DeepCache, FreeU, Method, ScaleLong, SkipTuning
+from .methods import Calibrated, DeepCache, FreeU, GuidanceReuse, Method, ScaleLong, SkipTuning
 
 METHODS: dict[str, type[Method]] = {
     "deepcache": DeepCache,
     "calibrated": Calibrated,
     "freeu": FreeU,
+    "guidance_reuse": GuidanceReuse,
     "scalelong": ScaleLong,
     "skip_tuning": SkipTuning,
 }

@@ -38,6 +38,11 @@ class Stream:
         self.forget()
         self.table, self.kept = table, 0
 
+    def halve(self, inputs: object) -> None:
+        """Keep of all features the second half, that of the condition; ``inputs`` is the structure of what will follow."""
+        self.ring = {slot: feature[len(feature) // 2 :].clone() for slot, feature in self.ring.items()}
+        self.inputs = inputs
+
     def follow(self, tables: Callable[[int], Table]) -> None:
         """Go on by new tables that agree with the present one so far, and keep all features."""
         self.table = tables(self.table.first)

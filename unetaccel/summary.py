@@ -24,10 +24,12 @@ class Summary:
     edits: tuple[str, ...] = ()
     """What is done to the skips, one text per method."""
     pattern: str | None = None
-    """``F`` and ``.`` for each evaluation of the first stream."""
+    """``F`` and ``.`` for each evaluation of the first stream; ``f`` and ``,`` where it was of the conditional half alone."""
     streams: int = 0
     full: int = 0
     cached: int = 0
+    halved: int = 0
+    """How many of both were of the conditional half alone."""
     cached_bytes: int = 0
     """Largest size of all stored features at one time."""
     macs_share: float | None = None
@@ -65,15 +67,15 @@ class Summary:
             return "\n".join([*lines, "  no sampling call yet"])
         streams = f", {self.streams} streams" if self.streams > 1 else ""
         lines.append(f"  plan       {self.pattern}")
-        lines.append(f"  calls      {self.full} full + {self.cached} cached{streams}")
+        halved = f", {self.halved} of the conditional half alone" if self.halved else ""
+        lines.append(f"  calls      {self.full} full + {self.cached} cached{streams}{halved}")
         if self.plain_because:
             lines.append(f"  plain      {self.plain_because}")
         if self.cut is not None:
             lines.append(f"  cache      {self.cached_bytes:,} bytes")
-        if self.cut is not None and self.macs_share is not None:
-            lines.append(
-                f"  MACs       {self.macs_share:.1%} of plain; a cached evaluation is {self.cached_macs_share:.1%} of a full one"
-            )
+        if (self.cut is not None or self.halved) and self.macs_share is not None:
+            of = f"; a cached evaluation is {self.cached_macs_share:.1%} of a full one" if self.cut is not None else ""
+            lines.append(f"  MACs       {self.macs_share:.1%} of plain{of}")
         lines += self._forecasts()
         times = [("full", self.seconds_full), ("cached", self.seconds_cached)]
         lines.append("  time       " + ", ".join(f"{1000 * s:.2f} ms {kind}" for kind, s in times if s is not None))
@@ -101,9 +103,10 @@ def summarize(engine: Engine) -> Summary:
     if report is None:
         return Summary(**base)
     flat = [kind for stream in report.kinds for kind in stream]
+    halved = [half for stream in report.halved for half in stream]
     cost = _cost(engine, report.inputs)
     full, cached = report.clock.medians()
-    patterns = tuple(map(pattern, report.kinds))
+    patterns = tuple(map(_pattern, report.kinds, report.halved))
     return Summary(
         **base,
         pattern=patterns[0] if patterns else "",
@@ -112,7 +115,8 @@ def summarize(engine: Engine) -> Summary:
         full=sum(flat),
         cached=len(flat) - sum(flat),
         cached_bytes=report.cached_bytes,
-        macs_share=(sum(flat) + (len(flat) - sum(flat)) * cost.share) / len(flat) if cost and flat else None,
+        halved=sum(halved),
+        macs_share=_share(flat, halved, cost.share) if cost and flat else None,
         full_macs=cost.full_macs if cost else None,
         cached_macs_share=cost.share if cost else None,
         seconds_full=full,
@@ -121,6 +125,17 @@ def summarize(engine: Engine) -> Summary:
         refreshed=report.refreshed,
         **_errors(report),
     )
+
+
+def _pattern(kinds: list[bool], halved: list[bool]) -> str:
+    letters = zip(pattern(kinds), halved, strict=True)
+    return "".join({"F": "f", ".": ","}[letter] if half else letter for letter, half in letters)
+
+
+def _share(kinds: list[bool], halved: list[bool], cached: float) -> float:
+    """Work of these evaluations over that of as many full ones of both halves."""
+    work = [(1 if full else cached) / (2 if half else 1) for full, half in zip(kinds, halved, strict=True)]
+    return sum(work) / len(work)
 
 
 def _errors(report: Report) -> dict[str, float | None]:

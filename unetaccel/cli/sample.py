@@ -29,6 +29,7 @@ DeepCacheOption = _option("DeepCache: interval=3,cut=1,schedule=quad, ... (lists
 ProfileOption = _option("a calibrated plan: demo.yaml, or demo.yaml,full=10,cut=1 (see unetaccel.calibrate).")
 SkipTuningOption = _option("Skip-Tuning: 0.8, or rho_bottom=0.8,rho_top=1,schedule=increasing,where=shortcut, ...")
 ScaleLongOption = _option("ScaleLong: mode=cs,kappa=0.9, or mode=ls,weights=gates.safetensors, ...")
+GuidanceOption = _option("guidance reuse, late in the run: 0.8, or start=0.8,mode=drop.")
 FreeUOption = _option("FreeU without FFT: b1=1.5,b2=1.6,s1=0.9,s2=0.2.")
 
 
@@ -61,6 +62,7 @@ def sample_command(
     skip_tuning: SkipTuningOption = None,
     scalelong: ScaleLongOption = None,
     freeu: FreeUOption = None,
+    guidance_reuse: GuidanceOption = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="Sample plainly too, side by side, and time both.")
     ] = False,
@@ -74,7 +76,8 @@ def sample_command(
     from ..errors import SettingError
     from ..sampling import Settings, check_size, set_scheduler
 
-    methods = options.methods(profile, deepcache=deepcache, skip_tuning=skip_tuning, scalelong=scalelong, freeu=freeu)
+    named = {"skip_tuning": skip_tuning, "scalelong": scalelong, "freeu": freeu, "guidance_reuse": guidance_reuse}
+    methods = options.methods(profile, deepcache=deepcache, **named)
     if compare and not methods:
         raise SettingError("--compare needs a method to compare with: add --deepcache interval=3,cut=0")
     options.writable(out, images)

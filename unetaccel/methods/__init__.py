@@ -4,8 +4,9 @@ from .base import Method
 from .calibrated import Calibrated
 from .deepcache import DeepCache
 from .freeu import FreeU
+from .guidance import GuidanceReuse
 from .reuse import ReuseMethod
 from .scalelong import ScaleLong
 from .skip_tuning import SkipTuning
 
-__all__ = ["Calibrated", "DeepCache", "FreeU", "Method", "ReuseMethod", "ScaleLong", "SkipTuning"]
+__all__ = ["Calibrated", "DeepCache", "FreeU", "GuidanceReuse", "Method", "ReuseMethod", "ScaleLong", "SkipTuning"]
