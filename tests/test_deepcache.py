@@ -9,7 +9,8 @@ from diffusers import DDIMPipeline, DDPMPipeline, StableDiffusionImg2ImgPipeline
 
 import unetaccel
 from unetaccel import DeepCache
-from unetaccel.costs import AUTO_SHARE, cut_costs, example_inputs
+from unetaccel.costs import AUTO_SHARE, cut_costs, deepest_cheap, example_inputs
+from unetaccel.methods import RECOMMENDED
 from unetaccel.shapes import build_shape
 
 
@@ -228,3 +229,13 @@ def test_auto_takes_the_deepest_cheap_cut(tiny):
         shares = [c.share for c in cut_costs(unet, example_inputs(unet), range(expected + 2))]
         assert shares[expected] <= AUTO_SHARE < shares[expected + 1]
         assert unetaccel.apply(unet, DeepCache(cut="auto")).cut == expected
+
+
+def test_without_a_method_the_recommended_one_is_applied(tiny):
+    pipe = tiny.pipe()
+    with unetaccel.apply(pipe) as handle:
+        assert handle.methods == (RECOMMENDED,)
+        assert [sum(handle.plan(steps)) for steps in (50, 20, 4)] == [14, 9, 4]
+        assert handle.cut == deepest_cheap(cut_costs(pipe.unet, example_inputs(pipe.unet)))
+        tiny.call(pipe, steps=12)
+        assert handle.summary().pattern == "FFFFF.F.F..F"

@@ -28,7 +28,7 @@ def test_a_plain_pipeline(tiny):
         assert handle.summary().cached > 0
 
 
-@pytest.mark.parametrize(("steps", "recommended"), [(50, "interval=3"), (20, "interval=2"), (4, "plain")])
+@pytest.mark.parametrize(("steps", "recommended"), [(50, "growing"), (20, "growing"), (4, "plain")])
 def test_advice_follows_the_steps(tiny, steps, recommended):
     found = diagnose(tiny.pipe(), steps)
     assert recommended in found.recommended

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
 from .controlnet import why_in_full
 from .costs import AUTO_SHARE, CutCost, cut_costs, deepest_cheap, example_inputs
 from .errors import UnsupportedModelError
+from .methods import RECOMMENDED
 from .offload import streamed
 from .overlay import has_foreign_forward
 from .skips import skip_table
@@ -156,14 +157,17 @@ def _costs(pipe, unet: nn.Module, findings: list[Finding]) -> tuple[CutCost, ...
 def _recommend(timeline, costs: tuple[CutCost, ...]) -> tuple[str | None, str]:
     if timeline.few_steps:
         return "plain", "too few steps to reuse anything"
-    cut = deepest_cheap(costs)
-    interval = 3 if timeline.evaluations >= 40 else 2
-    pace = f"{timeline.evaluations} evaluations: neighbours are {'much' if interval == 3 else 'less'} alike, so interval {interval}"
+    cut, T = deepest_cheap(costs), timeline.evaluations
+    method = replace(RECOMMENDED, cut=cut)
+    full = sum(method.flags(timeline))
+    pace = f"{full} of {T} evaluations full, most of them early, where F moves fastest"
     if not costs:
-        return f"DeepCache(interval={interval}, cut=0)", pace
-    share, ceiling = costs[cut].share, costs[cut].ceiling(interval)
+        return repr(method), pace
+    share = costs[cut].share
     reason = "the deepest cut that costs at most a tenth" if share <= AUTO_SHARE else "every deeper cut costs far more"
+    ceiling = T / (full + (T - full) * share)
     return (
-        f"DeepCache(interval={interval}, cut={cut})",
-        f"{pace}; cut {cut}: {reason} ({share:.1%} there); the U-Net's MACs allow {ceiling:.2f}x",
+        repr(method),
+        f"{pace}; cut {cut}: {reason} ({share:.1%} there); the U-Net's MACs allow {ceiling:.2f}x; "
+        "`unetaccel tune` finds better plans for this model",
     )

@@ -181,9 +181,9 @@ def _timeline(steps: int, scheduler) -> Timeline:
 
 def _check_methods(methods: tuple[Method, ...]) -> None:
     strangers = [m for m in methods if not isinstance(m, Method)]
-    if strangers or not methods:
+    if strangers:
         raise SettingError(
-            f"apply takes methods such as unetaccel.DeepCache(interval=3), but got {strangers or 'none'}: "
+            f"apply takes methods such as unetaccel.DeepCache(interval=3), but got {strangers}: "
             "unetaccel.apply(pipe, unetaccel.DeepCache(interval=3))"
         )
 

@@ -13,7 +13,7 @@ from .controlnet import AcceleratedControlNet, controlnet_engine
 from .engine import Engine
 from .errors import AlreadyAppliedError, SettingError, UnsupportedModelError
 from .handle import Handle
-from .methods import Calibrated, GuidanceReuse, Method
+from .methods import RECOMMENDED, Calibrated, GuidanceReuse, Method
 from .profile import Profile
 
 
@@ -32,7 +32,7 @@ def apply(
 
     Args:
         pipe_or_unet: a pipeline with a ``unet``, or a U-Net.
-        methods: what to apply, in any order; a profile, or the path of one, stands for ``Calibrated(profile)``.
+        methods: what to apply, in any order; without any it is ``methods.RECOMMENDED``, a good cache for all models. A profile, or the path of one, stands for ``Calibrated(profile)``.
         replace: remove what was applied to it before; without it a second ``apply`` is an error.
         compile: compile the full and the cached view, one graph each, at their first evaluation; a dict is
             passed to ``torch.compile`` (``{"mode": "max-autotune"}``). Outputs then equal eager ones up to rounding.
@@ -45,7 +45,7 @@ def apply(
         AlreadyAppliedError: accelerated already, and ``replace`` is false.
         SettingError: a method's settings do not fit this U-Net.
     """
-    methods = tuple(Calibrated(m) if isinstance(m, str | PathLike | Profile) else m for m in methods)
+    methods = tuple(Calibrated(m) if isinstance(m, str | PathLike | Profile) else m for m in methods) or (RECOMMENDED,)
     pipe, unet = _split(pipe_or_unet)
     _refuse(pipe, unet, methods)
     previous = _previous(pipe, unet)

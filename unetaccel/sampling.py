@@ -107,30 +107,39 @@ def check_size(pipe, size: tuple[int, int] | None) -> None:
         raise SettingError(f"size {size[0]}x{size[1]}: both sides must be divisible by {factor} for this pipeline")
 
 
-def sample(pipe, prompts: list[str], seeds: list[int], settings: Settings, on_step: Callable[[], None] | None = None):
+def sample(
+    pipe,
+    prompts: list[str],
+    seeds: list[int],
+    settings: Settings,
+    on_step: Callable[[], None] | None = None,
+    output: str = "np",
+):
     """One image for each prompt and seed, the same whatever the batch size.
 
     Args:
         prompts, seeds: of one length; an unconditional pipeline ignores the prompts.
         on_step: called after each scheduler step, where the pipeline allows it.
+        output: ``"np"``, or ``"latent"`` for the final latents.
 
     Returns:
-        float32 array (N, H, W, 3) in [0, 1].
+        float32 array (N, H, W, 3) in [0, 1]; or (N, C, h, w) of latents.
     """
     images = []
     for i in range(0, len(prompts), settings.batch):
         part = slice(i, i + settings.batch)
-        images.append(pipe(**_arguments(pipe, prompts[part], seeds[part], settings, on_step)).images)
+        found = pipe(**_arguments(pipe, prompts[part], seeds[part], settings, on_step, output)).images
+        images.append(found if isinstance(found, np.ndarray) else found.float().cpu().numpy())
     return np.concatenate(images).astype(np.float32)
 
 
-def _arguments(pipe, prompts: list[str], seeds: list[int], settings: Settings, on_step) -> dict:
+def _arguments(pipe, prompts: list[str], seeds: list[int], settings: Settings, on_step, output: str) -> dict:
     known = inspect.signature(pipe.__call__).parameters
     device = getattr(pipe, "_execution_device", pipe.device)
     wanted = {
         "num_inference_steps": settings.steps,
         "generator": [torch.Generator(device).manual_seed(s) for s in seeds],
-        "output_type": "np",
+        "output_type": output,
         "guidance_scale": settings.guidance,
         "height": settings.size and settings.size[0],
         "width": settings.size and settings.size[1],

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from ..errors import SettingError
-from ..methods import Method
+from ..methods import RECOMMENDED, Method
 from ..settings import FOREIGN, METHODS, method_from, missing_settings
 
 
@@ -61,6 +61,8 @@ def method(name: str, text: str) -> Method:
 
     Lists are written with plus signs: ``schedule=0+3+9``. Names are as in ``settings.method_from``.
     """
+    if (name, text) == ("deepcache", "recommended"):
+        return RECOMMENDED
     option, names = f"--{name.replace('_', '-')}", [f.name for f in fields(METHODS[name])]
     settings = {}
     first, comma, rest = text.partition(",")

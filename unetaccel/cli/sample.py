@@ -25,7 +25,7 @@ def _option(text: str):
     return Annotated[str | None, typer.Option(help=f"Apply {text}")]
 
 
-DeepCacheOption = _option("DeepCache: interval=3,cut=1,schedule=quad, ... (lists: schedule=0+3+9).")
+DeepCacheOption = _option("DeepCache: recommended, or interval=3,cut=1,schedule=quad, ... (lists: schedule=0+3+9).")
 ProfileOption = _option("a calibrated plan: demo.yaml, or demo.yaml,full=10,cut=1 (see unetaccel.calibrate).")
 SkipTuningOption = _option("Skip-Tuning: 0.8, or rho_bottom=0.8,rho_top=1,schedule=increasing,where=shortcut, ...")
 ScaleLongOption = _option("ScaleLong: mode=cs,kappa=0.9, or mode=ls,weights=gates.safetensors, ...")
