@@ -6,10 +6,13 @@ from functools import partial
 import numpy as np
 import pytest
 
+from unetaccel import load_profile, schedule
+from unetaccel.demo.pipeline import WEIGHTS
 from unetaccel.errors import SettingError
 from unetaccel.forecast import Chebyshev, Hold, Linear, Newton
 from unetaccel.plans import Fitted, best_plans, plan_errors, squared_error
 
+PROFILES = WEIGHTS.parent / "profiles"
 T = 9
 U = [float(i) for i in range(T)]
 
@@ -75,6 +78,26 @@ def test_plans_are_as_good_as_exhaustive_search(forecast, objective):
         assert cost == pytest.approx(min(total(plan_errors(G, U, plan, forecast)) for plan in every), abs=1e-12)
         assert (len(full), full[0]) == (k, 0)
         assert total(plan_errors(G, U, full, forecast)) == pytest.approx(cost, abs=1e-12)
+
+
+@pytest.mark.parametrize("forecast", [Hold(), Linear(), "fitted"], ids=str)
+@pytest.mark.parametrize("full", [17, 10])
+def test_on_the_demo_plans_are_better_than_those_by_rule_and_by_chance(full, forecast):
+    profile = load_profile(PROFILES / "ddim-50.yaml")
+    G, u = profile.grams[0], profile.call.abscissae
+    forecast = Fitted(G, 2) if forecast == "fitted" else forecast
+    best, error = best_plans(G, u, forecast)[full]
+    chance = np.random.default_rng(0)
+    others = {
+        "uniform": schedule.uniform(50, -(-50 // full)),
+        "quad": schedule.quad(50, -(-50 // full), 15, 1.4),
+        "growing": schedule.growing(50, 2, 0.75, full - 9)[:full],
+        **{i: [0, *sorted(chance.choice(range(1, 50), full - 1, replace=False))] for i in range(100)},
+    }
+    errors = {name: plan_errors(G, u, plan, forecast).sum() for name, plan in others.items()}
+    assert all(len(others[name]) == full == len(best) for name in others)
+    assert error < min(errors.values())
+    assert error < errors["uniform"] / 2
 
 
 def test_plans_keep_their_guards():
