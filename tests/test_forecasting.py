@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionImg2ImgPipeline
 from test_run import NoReads
 
 import unetaccel
@@ -161,6 +162,29 @@ def test_on_the_demo_a_forecast_is_closer_to_the_plain_run_than_holding():
         with unetaccel.apply(pipe, DeepCache(interval=2, warmup=4, forecast=forecast)):
             errors[forecast] = np.square(sample(pipe, captions, range(4), how) - plain).mean()
     assert errors["linear"] < 0.5 * errors["hold"]
+
+
+def test_inference_mode(tiny):
+    pipe = tiny.pipe()
+    with unetaccel.apply(pipe, DeepCache(interval=3, cut=2, forecast="linear", observe=True)) as handle:
+        expected = tiny.call(pipe)
+        with torch.inference_mode():
+            assert torch.equal(tiny.call(pipe), expected)
+        assert handle.summary().observed_error > 0
+
+
+@torch.no_grad()
+def test_image_to_image_forecasts_over_the_levels_that_it_visits(tiny, watched):
+    made, used = watched
+    pipe = StableDiffusionImg2ImgPipeline(**tiny.pipe().components, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    image = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    with unetaccel.apply(pipe, DeepCache(interval=3, cut=2, forecast="linear")) as handle:
+        tiny.call(pipe, steps=16, image=image, strength=0.5, height=None, width=None)
+        assert handle.summary().pattern == "F..F..F."
+    u = abscissae(of_steps(pipe.scheduler, 16), "log1p_sigma")[-8:]
+    weights = Linear().weights(u, [0, 3], 5)
+    torch.testing.assert_close(used[5], weights[0] * made[0] + weights[3] * made[3], rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()

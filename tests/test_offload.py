@@ -6,6 +6,7 @@ import torch
 from accelerate import cpu_offload
 from accelerate.hooks import add_hook_to_module, remove_hook_from_module
 from diffusers.hooks import apply_group_offloading
+from profile_cases import a_profile
 
 import unetaccel
 from unetaccel import DeepCache
@@ -52,6 +53,20 @@ def test_repeated_calls_are_right_whatever_came_first(tiny, way, when):
     handle.remove()
     assert pipe.unet is original
     assert torch.equal(tiny.call(pipe), plain)
+
+
+@pytest.mark.parametrize("way", WAYS[:2], ids=lambda w: w.__name__)
+def test_forecasts_and_profiles_too(tiny, way):
+    """Features stay where they were made; only weights move."""
+    profile = a_profile(tiny.pipe(), 10, full=4)
+    for method in (DeepCache(interval=3, cut=2, forecast="newton", observe=True), profile):
+        reference, pipe = tiny.pipe(), tiny.pipe()
+        with unetaccel.apply(reference, method):
+            expected = tiny.call(reference)
+        with unetaccel.apply(pipe, method) as handle:
+            way(pipe)
+            assert all(torch.equal(tiny.call(pipe), expected) for _ in range(2))
+            assert handle.summary().observed_error > 0
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
