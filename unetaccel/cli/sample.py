@@ -30,6 +30,12 @@ ProfileOption = _option("a calibrated plan: demo.yaml, or demo.yaml,full=10,cut=
 SkipTuningOption = _option("Skip-Tuning: 0.8, or rho_bottom=0.8,rho_top=1,schedule=increasing,where=shortcut, ...")
 ScaleLongOption = _option("ScaleLong: mode=cs,kappa=0.9, or mode=ls,weights=gates.safetensors, ...")
 GuidanceOption = _option("guidance reuse, late in the run: 0.8, or start=0.8,mode=drop.")
+SchedulerOption = Annotated[
+    str | None,
+    typer.Option(
+        help="ddim, ddpm, deis, dpm++, dpm++-single, euler, euler-a, heun, kdpm2, kdpm2-a, lcm, pndm, tcd, unipc \\[default: the pipeline's]"
+    ),
+]
 FreeUOption = _option("FreeU without FFT: b1=1.5,b2=1.6,s1=0.9,s2=0.2.")
 
 
@@ -42,12 +48,7 @@ def sample_command(
     prompts: Annotated[Path | None, typer.Option(help="File with one prompt per line.")] = None,
     seed: Annotated[str, typer.Option(help="Seeds: 0, 0,5,7 or 0-3; every prompt is sampled with each.")] = "0",
     steps: Annotated[int, typer.Option(help="Inference steps.")] = 20,
-    scheduler: Annotated[
-        str | None,
-        typer.Option(
-            help="ddim, ddpm, deis, dpm++, dpm++-single, euler, euler-a, heun, kdpm2, kdpm2-a, lcm, pndm, tcd, unipc \\[default: the pipeline's]"
-        ),
-    ] = None,
+    scheduler: SchedulerOption = None,
     spacing: Annotated[str | None, typer.Option(help="Timestep spacing: leading, linspace or trailing.")] = None,
     guidance: Annotated[
         float | None, typer.Option(help="Guidance scale \\[default: 3 for the demo, else the pipeline's].")
