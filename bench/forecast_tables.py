@@ -9,7 +9,10 @@ from pathlib import Path
 
 def bars(result: dict) -> str:
     """Uniform hold beside calibrated at as many full evaluations, with the factor between their errors."""
-    lines = ["| | full | plain run of as many steps | cut | uniform, held | calibrated | factor |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| | full | plain run of as many steps | cut | uniform, held | calibrated | factor |",
+        "|---|---|---|---|---|---|---|",
+    ]
     rows = result["studies"]["bars"]
     for case in dict.fromkeys(row["case"] for row in rows):
         plain = {row["full"]: row for row in rows if (row["case"], row["way"]) == (case, "plain")}
@@ -18,7 +21,9 @@ def bars(result: dict) -> str:
                 kinds = (f"{kind}, cut {cut}" for kind in ("uniform hold", "calibrated"))
                 held, ours = (_find(rows, case, kind, full) for kind in kinds)
                 factor = f"{held['error'] / ours['error']:.1f}"
-                lines.append(f"| {case} | {full} | {_error(plain[full])} | {cut} | {_error(held)} | {_error(ours)} | {factor} |")
+                lines.append(
+                    f"| {case} | {full} | {_error(plain[full])} | {cut} | {_error(held)} | {_error(ours)} | {factor} |"
+                )
     return "\n".join(lines) + "\n"
 
 
@@ -29,7 +34,10 @@ def study(result: dict, name: str) -> str:
     ways = list(dict.fromkeys((row["way"], row["full"] if _told(row, rows) else None) for row in rows))
     lines = ["| | " + " | ".join(cases) + " |", "|---|" + "---|" * len(cases)]
     for way, full in ways:
-        cells = [_cell([r for r in rows if (r["case"], r["way"]) == (case, way) and full in (None, r["full"])]) for case in cases]
+        cells = [
+            _cell([r for r in rows if (r["case"], r["way"]) == (case, way) and full in (None, r["full"])])
+            for case in cases
+        ]
         lines.append(f"| {way}{'' if full is None else f', {full} full'} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

@@ -10,10 +10,10 @@ from unetaccel.timeline import of_steps
 from unetaccel.weights import base_of
 
 
-def a_profile(pipe, steps: int, full: int, cuts=(0, 2)) -> Profile:
+def a_profile(pipe, steps: int, full: int, cuts=(0, 2), seed: int = 0) -> Profile:
     """Of ``pipe`` with its scheduler, from the Gram matrices of smooth random walks."""
     timeline = of_steps(pipe.scheduler, steps)
-    T, chance = timeline.evaluations, np.random.default_rng(0)
+    T, chance = timeline.evaluations, np.random.default_rng(seed)
     walks = {b: 5 + chance.normal(size=(2, T, 16)).cumsum(axis=1).cumsum(axis=1) for b in cuts}
     grams = {b: np.einsum("sid,skd->sik", X, X) for b, X in walks.items()}
     u = tuple(abscissae(timeline, "log1p_sigma"))

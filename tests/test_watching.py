@@ -10,6 +10,7 @@ from test_run import NoReads
 
 import unetaccel
 from unetaccel import Calibrated, DeepCache, SettingError
+from unetaccel.timeline import of_steps
 from unetaccel.views import Views
 from unetaccel.watching import Watch, squared_error
 
@@ -102,6 +103,23 @@ def test_a_profile_predicts_what_is_observed(tiny, made):
     there = [squared_error(gram, forecast.weights(u, full[:n], full[n]), full[n]) for n in range(1, len(full))]
     assert summary.expected_error == pytest.approx(rms(there))
     assert summary.observed_error is not None
+
+
+def test_profiles_of_one_plan_have_each_their_own_weights(tiny):
+    """Tables are kept from call to call: by profile, cut and points, and not by the plan alone."""
+    pipe = tiny.pipe()
+    one = a_profile(pipe, 12, full=5)
+    timeline, flags = of_steps(pipe.scheduler, 12), [i in (0, 1, 3, 6, 9) for i in range(12)]
+    ways = [
+        Calibrated(one),
+        Calibrated(one, cut=2),
+        Calibrated(one, points=2),
+        Calibrated(a_profile(pipe, 12, 5, seed=1)),
+    ]
+    tables = [way.tables(timeline, flags)(0).rows for way in ways]
+    assert len(set(tables)) == 4
+    assert ways[0].tables(timeline, flags)(0) is ways[0].tables(timeline, flags)(0)
+    assert len({tuple(way.predicted(timeline, flags)) for way in ways}) == 4
 
 
 def test_nothing_is_read_in_the_loop(tiny):
