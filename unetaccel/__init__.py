@@ -12,6 +12,8 @@ from .patch import apply
 from .profile import Profile, load_profile, save_profile
 from .straddling import fold_errors
 from .summary import Summary
+from .tune import tune
+from .tuned import Tuned
 from .weights import save_learned
 
 __version__ = "0.1.0"
@@ -29,6 +31,7 @@ __all__ = [
     "SettingError",
     "SkipTuning",
     "Summary",
+    "Tuned",
     "UnetAccelError",
     "UnsupportedModelError",
     "WeightsError",
@@ -38,4 +41,5 @@ __all__ = [
     "load_profile",
     "save_learned",
     "save_profile",
+    "tune",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from .environment import environment
 from .errors import SettingError, check_count
 from .forecast import abscissae
 from .layouts import layout_of
-from .methods.base import is_int
+from .methods.base import Method, is_int
 from .patch import apply, plain_unet
 from .plans import Fitted, best_plans, plan_errors
 from .profile import Call, Planned, Profile
@@ -38,6 +39,7 @@ def calibrate(
     points: int = 3,
     size: tuple[int, int] | None = None,
     batch: int = 4,
+    edits: Sequence[Method] = (),
     on_step: Callable[[], None] | None = None,
 ) -> Profile:
     """Sample plainly, watch F at several cuts, and find the best plan of each number of full evaluations.
@@ -54,10 +56,11 @@ def calibrate(
         points: features that F is forecast from, 1 to 4.
         size: height and width of the pictures, in pixels.
         batch: pictures per pipeline call.
+        edits: methods that edit skips, applied in the runs: F changes with them. The profile does not hold them.
         on_step: called after each scheduler step.
 
     Raises:
-        SettingError: no prompt, or a cut that is not there.
+        SettingError: no prompt, a cut that is not there, or an edit that is none.
     """
     prompts, seeds = list(prompts), list(range(len(prompts)) if seeds is None else seeds)
     if not prompts or len(prompts) != len(seeds):
@@ -65,8 +68,7 @@ def calibrate(
             f"calibrate needs prompts and a seed for each, got {len(prompts)} prompts and {len(seeds)} seeds"
         )
     check_count("steps", steps)
-    if not is_int(points, 1) or points > MOST_POINTS:
-        raise SettingError(f"points must be an int from 1 to {MOST_POINTS}, got {points!r}")
+    check_points(points)
     unet = plain_unet(pipe)
     skips = layout_of(unet).skips
     strange = [b for b in cuts if b not in range(len(skips))]
@@ -79,9 +81,11 @@ def calibrate(
         )
     if full is not None and not (is_int(full, 1) and full <= timeline.evaluations):
         raise SettingError(f"full must be an int from 1 to the {timeline.evaluations} evaluations, got {full!r}")
+    if strange := [method for method in edits if getattr(method, "role", None) != "skips"]:
+        raise SettingError(f"edits are methods that edit skips, such as SkipTuning(0.8), got {strange[0]!r}")
     record, grams = Record(tuple(cuts)), []
     how = Settings(steps, guidance, size, batch)
-    with apply(pipe, record):
+    with apply(pipe, record, *edits):  # it sees F before they do, as the cache does
         for i in range(0, len(prompts), batch):
             sample(pipe, prompts[i : i + batch], seeds[i : i + batch], how, on_step)
             grams.append(record.taken(timeline.evaluations))
@@ -101,14 +105,40 @@ def calibrate(
     )
 
 
+def check_points(points: object) -> None:
+    """Raise ``SettingError`` unless F can be forecast from so many features."""
+    if not is_int(points, 1) or points > MOST_POINTS:
+        raise SettingError(f"points must be an int from 1 to {MOST_POINTS}, got {points!r}")
+
+
 def planned(gram: np.ndarray, u: Sequence[float], points: int) -> dict[int, Planned]:
     """By number of full evaluations, the best plan for forecasts from two features, and its error with ``points``."""
-    found, forecast = best_plans(gram, u, Fitted(gram, min(points, 2))), Fitted(gram, points)
-    plans = {}
-    for k, (full, _) in found.items():
+    found = best_plans(gram, u, Fitted(gram, min(points, 2)))
+    return rated(gram, u, {k: full for k, (full, _) in found.items()}, points)
+
+
+def rated(gram: np.ndarray, u: Sequence[float], plans: dict[int, Sequence[int]], points: int) -> dict[int, Planned]:
+    """The plans, by number of full evaluations, with the error of forecasts from ``points`` features."""
+    forecast, found = Fitted(gram, points), {}
+    for k, full in plans.items():
         errors = plan_errors(gram, u, full, forecast)
-        plans[k] = Planned(tuple(full), math.sqrt(errors.sum() / max(len(errors) - k, 1)))
-    return plans
+        found[k] = Planned(tuple(full), math.sqrt(errors.sum() / max(len(errors) - k, 1)))
+    return found
+
+
+def with_points(profile: Profile, points: int) -> Profile:
+    """The same measurement, planned for forecasts from ``points`` features."""
+    u, alike = (
+        profile.call.abscissae,
+        min(points, 2) == min(profile.points, 2),
+    )  # plans differ for one feature and for more
+    plans = {
+        b: rated(gram, u, {k: plan.full for k, plan in profile.plans[b].items()}, points)
+        if alike
+        else planned(gram, u, points)
+        for b, gram in profile.grams.items()
+    }
+    return replace(profile, plans=plans, points=points)
 
 
 def _call(scheduler, steps: int, guidance: float | None, timeline: Timeline) -> Call:

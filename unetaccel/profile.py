@@ -53,6 +53,7 @@ class Profile:
         cut, full, points: what is applied by default: where, how many full evaluations, and from how many features F is
             forecast.
         versions: of the packages that it was made with.
+        tuned: what ``unetaccel.tune`` chose by and measured, if it did: budget, score, rival.
     """
 
     model: dict = field(repr=False)
@@ -64,6 +65,7 @@ class Profile:
     full: int
     points: int = 3
     versions: dict = field(default_factory=dict, repr=False)
+    tuned: dict = field(default_factory=dict, repr=False)
 
     @property
     def evaluations(self) -> int:
@@ -201,8 +203,9 @@ def _check(profile: Profile) -> None:
     T, call = profile.evaluations, profile.call
     if T < 1 or len(call.abscissae) != T or not np.isfinite([*call.timesteps, *call.abscissae]).all():
         raise ValueError(f"{len(call.abscissae)} abscissae for {T} timesteps, or numbers that are none")
-    if not isinstance(profile.model, dict):
-        raise ValueError(f"model is {profile.model!r}")
+    for name in ("model", "tuned"):
+        if not isinstance(getattr(profile, name), dict):
+            raise ValueError(f"{name} is {getattr(profile, name)!r}")
     for b, gram in profile.grams.items():
         sound = gram.ndim == 3 and gram.dtype == np.float64 and len(gram) and gram.shape[1:] == (T, T)
         if not sound or not np.isfinite(gram).all() or not (np.einsum("sii->si", gram) > 0).all():

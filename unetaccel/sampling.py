@@ -244,8 +244,8 @@ def compare(
         rival,
         unedited,
         rival_steps,
-        _psnr(cached, plain),
-        _psnr(rival, plain),
+        psnr(cached, plain),
+        psnr(rival, plain),
         tuple(p / c for p, c, *_ in times),
         tuple(p / r for p, _, r, *_ in times),
         tuple(plain / c for _, c, _, *rest in times for plain in rest),
@@ -253,7 +253,7 @@ def compare(
     )
 
 
-def _psnr(images: np.ndarray, reference: np.ndarray) -> tuple[float, ...]:
-    """Peak signal-to-noise ratio of each image in dB; infinite where it equals its reference."""
+def psnr(images: np.ndarray, reference: np.ndarray) -> tuple[float, ...]:
+    """Peak signal-to-noise ratio of each image (N, H, W, 3), in [0, 1], in dB; infinite where it equals its reference."""
     errors = np.square(images.astype(np.float64) - reference).mean(axis=(1, 2, 3))
     return tuple(math.inf if e == 0 else float(-10 * math.log10(e)) for e in errors)

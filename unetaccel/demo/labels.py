@@ -67,8 +67,7 @@ def read_correctly(net: LabelNet, images: torch.Tensor, scenes: Scenes) -> dict[
 
 def shares(logits: dict[str, torch.Tensor], scenes: Scenes) -> dict[str, float]:
     """``read_correctly`` for answers (N, classes) that are there already."""
-    truth = scenes.labels()
-    right = {name: logits[name].argmax(1) == truth[name] for name in HEADS}
+    right = right_answers(logits, scenes)
     present = {name: getattr(scenes, name) >= 0 for name in HEADS}
     found = {name: _share([right[name]], [present[name]]) for name in HEADS}
     for kind in ("shape", "colour"):
@@ -76,6 +75,12 @@ def shares(logits: dict[str, torch.Tensor], scenes: Scenes) -> dict[str, float]:
         found[kind] = _share([right[s] for s in slots], [present[s] for s in slots])
     found["exact"] = torch.stack(list(right.values())).all(0).double().mean().item()
     return found
+
+
+def right_answers(logits: dict[str, torch.Tensor], scenes: Scenes) -> dict[str, torch.Tensor]:
+    """By label, whether each picture's answer is what its caption says: bool (N,)."""
+    truth = scenes.labels()
+    return {name: logits[name].argmax(1) == truth[name] for name in HEADS}
 
 
 def _share(right: list[torch.Tensor], present: list[torch.Tensor]) -> float:
