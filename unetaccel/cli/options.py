@@ -141,29 +141,38 @@ def writable(out: Path, images: Path | None) -> None:
     """Raise before the work rather than after it if the results could not be written."""
     if out.suffix.lower() != ".png":
         raise SettingError(f"--out {str(out)!r}: the grid is a PNG, so the name must end in .png")
-    for option, path, folder in (("--out", out, out.parent), ("--images", images, images)):
-        if path is None:
-            continue
-        if option == "--images" and path.is_file():
-            raise SettingError(f"{option} {str(path)!r} is a file: name a folder")
-        try:
-            if option == "--out" and path.is_dir():
-                raise IsADirectoryError("it is a directory")
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        except OSError as error:
-            raise SettingError(f"{option} {str(path)!r} cannot be written: {error.strerror or error}") from error
+    writable_file("--out", out)
+    if images is None:
+        return
+    if images.is_file():
+        raise SettingError(f"--images {str(images)!r} is a file: name a folder")
+    _try_to_write("--images", images, images)
 
 
-def prompts(given: list[str], file: Path | None) -> list[str]:
+def writable_file(option: str, path: Path) -> None:
+    """Raise before the work rather than after it if a file could not be written; makes its folder."""
+    if path.is_dir():
+        raise SettingError(f"{option} {str(path)!r} cannot be written: it is a directory")
+    _try_to_write(option, path, path.parent)
+
+
+def _try_to_write(option: str, path: Path, folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise SettingError(f"{option} {str(path)!r} cannot be written: {error.strerror or error}") from error
+
+
+def prompts(given: list[str], file: Path | None, option: str = "--prompts") -> list[str]:
     """Prompts from the arguments and from the lines of a file."""
     try:
         lines = file.read_text(encoding="utf-8").splitlines() if file else []
     except OSError as error:
-        raise SettingError(f"--prompts {str(file)!r} cannot be read: {error.strerror or error}") from error
+        raise SettingError(f"{option} {str(file)!r} cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise SettingError(f"--prompts {str(file)!r} is not text: {error}") from error
+        raise SettingError(f"{option} {str(file)!r} is not text: {error}") from error
     found = [*given, *(line.strip() for line in lines if line.strip())]
     if file and not found:
         raise SettingError(f"{str(file)!r} holds no prompt: write one per line")

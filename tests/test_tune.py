@@ -1,0 +1,333 @@
+"""Tuning: budgets are kept on held-out prompts, searches end, rivals stand beside, and the pipeline is left alone."""
+
+import json
+import math
+import random
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import unetaccel
+from unetaccel import SettingError, SkipTuning, tune
+from unetaccel.budgets import Budget, budget_from
+from unetaccel.candidates import Candidate
+from unetaccel.demo.captions import read_captions
+from unetaccel.demo.pipeline import load_pipeline
+from unetaccel.demo.scenes import sample_scenes
+from unetaccel.sampling import Settings, psnr, sample
+from unetaccel.search import dearest_in_time, first_passing, meet_floor
+from unetaccel.trials import Trials, run
+from unetaccel.tune import split
+
+STEPS = 12
+OWN, OTHER = sample_scenes(2, seed=100).captions(), sample_scenes(3, seed=900, held_out=True).captions()
+OTHER_SEEDS = range(2, 5)
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    pipe = load_pipeline()
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def modelled_seconds(trials, methods, steps) -> float:
+    """A clock that no other process disturbs: a tenth for the rest of a call, a cached evaluation costs a fifth."""
+    plan = getattr(methods[-1], "full", steps) if methods else steps
+    return 0.1 * STEPS + plan + 0.2 * (steps - plan)
+
+
+def tuned_for(pipe, budget, **options):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trials, "_seconds", modelled_seconds)
+        options = {"held_out": OTHER, "steps": STEPS, "guidance": 3.0, **options}
+        return tune(pipe, OWN, budget=budget, **options)
+
+
+@pytest.fixture(scope="module")
+def tuned(pipe):
+    return tuned_for(pipe, "psnr=30")
+
+
+def front_of(tuned, trial):
+    [front] = [f for f in tuned.fronts if f[0].cut == trial.candidate.cut and f[0].edits == trial.edits]
+    return front
+
+
+def test_budgets_are_read_from_texts_and_mappings():
+    assert budget_from(" psnr = 45") == budget_from({"psnr": 45}) == Budget("psnr", 45.0)
+    assert str(budget_from("macs=0.40")) == "macs=0.4"
+    assert budget_from("metric=-0.5").is_floor
+    assert not budget_from("time=0.5").is_floor
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("fid=3", "unknown budget 'fid'; allowed are"),
+        ("psnr", "must be one NAME=NUMBER, got 'psnr'; allowed are"),
+        ({"psnr": 45, "macs": 0.5}, "must be one NAME=NUMBER"),
+        (45, "must be one NAME=NUMBER, got 45"),
+        ("psnr=high", "'high' is not a number"),
+        ("psnr=nan", "psnr must be a number, as in psnr=45"),
+        ("psnr=-1", "psnr must be above 0"),
+        ("macs=40", "macs must be below 1, the plain run's cost, as in macs=0.4"),
+        ("ssim=1.5", "ssim must be at most 1"),
+        ({"time": True}, "time must be a number"),
+    ],
+)
+def test_wrong_budgets_are_told_what_is_allowed(wrong, message):
+    with pytest.raises(SettingError, match=re.escape(message)) as raised:
+        budget_from(wrong)
+    if "allowed" in message:
+        assert all(f"{kind}=" in str(raised.value) for kind in ("psnr", "ssim", "labels", "metric", "macs", "time"))
+
+
+def test_bisection_ends_with_a_neighbour_that_fails_whatever_passes():
+    drawn = random.Random(0)
+    for count in range(40):
+        for share in (0.0, 0.3, 0.7, 1.0):
+            passing, asked = [drawn.random() < share for _ in range(count)], []
+            found = first_passing(count, lambda i: asked.append(i) or passing[i])  # noqa: B023 - called at once
+            assert found == count or passing[found]
+            assert found == 0 or not passing[found - 1]
+            assert len(asked) <= math.log2(count + 1) + 1
+    assert all(first_passing(9, lambda i: i >= first) == first for first in range(10))  # noqa: B023
+
+
+def candidate(cut: int, full: int, share: float, evaluations: int = 50) -> Candidate:
+    macs = (full + (evaluations - full) * share) / evaluations
+    return Candidate(cut, full, 3, evaluations, 0.1, macs, (), None)
+
+
+FRONTS = [tuple(candidate(b, k, 0.1 + 0.3 * b) for k in range(5, 50)) for b in (0, 1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("needed", "expected", "untried"),
+    [
+        ((30, 8, 49), (1, 8), 2),  # the second cut needs so few that it is cheaper all the same
+        ((10, 5, 5), (0, 10), None),
+        ((99, 99, 20), (2, 20), None),
+        ((99, 99, 99), None, None),
+    ],
+)
+def test_the_cheapest_that_meets_a_floor_is_found_over_cuts(needed, expected, untried):
+    tried = []
+
+    def cached(c):
+        tried.append((c.cut, c.full))
+        return SimpleNamespace(macs=c.macs, meets=c.full >= needed[c.cut], candidate=c)
+
+    found = meet_floor(FRONTS, SimpleNamespace(cached=cached))
+    assert (found and (found.candidate.cut, found.candidate.full)) == expected
+    assert len(set(tried)) <= 20
+    if untried is not None:
+        assert sum(cut == untried for cut, _ in tried) <= 1, "what could not win was searched"
+
+
+def test_the_time_budget_is_spent_with_few_timings():
+    asked = []
+
+    def seconds(c):
+        asked.append(c.full)
+        return (5 + c.full + 0.3 * (50 - c.full)) / 55  # dearer than the MACs say
+
+    found = dearest_in_time(FRONTS[0], 0.5, seconds)
+    assert found.full == 10  # (5 + 10 + 12) / 55 is 0.491, and 11 take 0.504
+    assert len(asked) <= 4
+    assert dearest_in_time(FRONTS[0], 0.2, seconds) is None
+    assert dearest_in_time(FRONTS[0], 0.5, lambda c: 1.3) is None, "caching that costs time was taken"
+
+
+def test_captions_of_the_demo_are_read_back():
+    import torch
+
+    for held_out in (False, True):
+        scenes = sample_scenes(400, seed=3, held_out=held_out)
+        read = read_captions(scenes.captions())
+        assert all(torch.equal(value, scenes.labels()[name]) for name, value in read.labels().items())
+        assert read.captions() == scenes.captions()
+    for caption in (
+        "an astronaut",
+        "a large red ring on a black background, oil painting",
+        "a red ring on a black background",
+    ):
+        with pytest.raises(SettingError, match=f"labels are read against the demo's own captions.*{caption!r} is none"):
+            read_captions([caption])
+
+
+def test_prompts_are_split_and_too_few_are_refused():
+    assert split(list("abcdef"), None, None) == ((["a", "b", "c"], [0, 1, 2]), (["d", "e", "f"], [3, 4, 5]))
+    assert len(split(["a"] * 40, None, None)[0][0]) == 8
+    assert split(["a"] * 9, ["b", "c"], None)[1] == (["b", "c"], [9, 10])
+    for wrong in ((["a", "b"], None), (["a"] * 9, ["b"]), ([], ["b", "c"])):
+        with pytest.raises(SettingError, match="at least 3 prompts, better 16"):
+            split(*wrong, None)
+    with pytest.raises(SettingError, match="a seed for each of 2 prompts and 2 held-out ones, got 3"):
+        split(["a", "b"], ["c", "d"], [0, 1, 2])
+    with pytest.raises(SettingError, match=r"\('a', 0\) is to calibrate and to be held out"):
+        split(["a", "b"], ["a", "d"], [0, 1, 0, 2])
+    with pytest.raises(SettingError, match="lists of prompts, got a single text"):
+        split("abcdef", None, None)
+
+
+def test_a_floor_is_met_and_the_next_cheaper_plan_fails(tuned):
+    chosen = tuned.chosen
+    assert chosen.meets
+    assert chosen.score.mean >= 30
+    front = front_of(tuned, chosen)
+    place = front.index(chosen.candidate)
+    cheaper = {trial.candidate: trial for trial in tuned.trials}
+    assert place == 0 or not cheaper[front[place - 1]].meets
+    assert not any(
+        trial.meets and trial.macs < chosen.macs and trial.candidate.cut != chosen.candidate.cut
+        for trial in tuned.trials
+    )
+    assert {trial.candidate.cut for trial in tuned.trials} == {0, 1}
+
+
+def test_plain_runs_of_equal_cost_stand_beside(tuned):
+    assert abs(tuned.rival.macs - tuned.chosen.macs) <= 0.5 / STEPS + 1e-9
+    assert tuned.fewest.meets
+    shorter = [trial for trial in tuned.rivals if trial.steps == tuned.fewest.steps - 1]
+    assert not any(trial.meets for trial in shorter)
+    assert tuned.plain_is_ahead == (tuned.fewest.macs <= tuned.chosen.macs)
+    assert ("So caching does not pay here" in str(tuned)) == tuned.plain_is_ahead
+
+
+def test_the_profile_holds_what_was_chosen_and_gives_the_score_that_was_told(pipe, tuned, tmp_path):
+    path = tuned.save(tmp_path / "tuned.yaml")
+    found, chosen = unetaccel.load_profile(path), tuned.chosen.candidate
+    assert (found.cut, found.full, found.points) == (chosen.cut, chosen.full, chosen.points)
+    assert found.tuned["budget"] == "psnr=30"
+    assert found.tuned["rival"]["steps"] == tuned.rival.steps
+    how = Settings(STEPS, 3.0, batch=4)
+    plain = sample(pipe, OTHER, OTHER_SEEDS, how)
+    with unetaccel.apply(pipe, path) as handle:
+        images = sample(pipe, OTHER, OTHER_SEEDS, how)
+        summary = handle.summary()
+    assert np.mean(psnr(images, plain)) == pytest.approx(tuned.chosen.score.mean, abs=1e-3)
+    assert summary.full == chosen.full
+    assert summary.macs_share == pytest.approx(tuned.chosen.macs)
+
+
+def test_the_figure_shows_every_line(tuned, tmp_path):
+    from unetaccel.report.front import write_front
+
+    path = write_front(tmp_path / "deep" / "front.png", tuned)
+    assert min(Image.open(path).size) > 600
+    with pytest.raises(unetaccel.WeightsError, match="cannot be written"):
+        write_front("/proc/none/front.png", tuned)
+
+
+@pytest.mark.parametrize("budget", ["macs=0.6", "time=0.6"])
+def test_a_ceiling_is_kept_and_the_best_of_the_cuts_wins(pipe, budget):
+    found = tuned_for(pipe, budget)
+    chosen, kind = found.chosen, budget.partition("=")[0]
+    assert getattr(chosen, kind) <= 0.6
+    assert chosen.meets
+    front = front_of(found, chosen)
+    following = front[front.index(chosen.candidate) + 1]
+    if kind == "macs":
+        assert following.macs > 0.6
+        other = [trial for trial in found.trials if trial.meets and trial.candidate.cut != chosen.candidate.cut]
+        assert all(trial.score.mean <= chosen.score.mean for trial in other)
+    else:
+        assert modelled_seconds(None, [following], STEPS) / modelled_seconds(None, [], STEPS) > 0.6
+        assert found.rival.time == pytest.approx(chosen.time, abs=0.6 / STEPS)
+    assert found.plain_is_ahead == (found.rival.score.mean >= chosen.score.mean)
+
+
+def test_ceilings_below_every_candidate_say_what_is_needed(pipe):
+    with pytest.raises(
+        SettingError, match=r"macs=0.01: the cheapest candidate, cut 0 with 1 of 12 full, takes 0\.\d+ of the plain"
+    ):
+        tuned_for(pipe, "macs=0.01", cuts=[0])
+
+
+def test_a_metric_of_ones_own(pipe):
+    def likeness(images, plain):
+        assert images.dtype == np.float32
+        assert images.shape == plain.shape == (3, 32, 32, 3)
+        return 1 - np.abs(images - plain).mean(axis=(1, 2, 3))
+
+    found = tuned_for(pipe, "metric=0.98", metric=likeness, cuts=[0], points=[1])
+    assert found.chosen.score.mean >= 0.98
+    assert found.profile.points == 1
+    for wrong, message in {
+        "psnr=30": "judged by psnr, and metric would not be read",
+        "metric=1.1": "the run without caching itself reaches 1 on 3 held-out pictures: ask for metric=1 at most",
+    }.items():
+        with pytest.raises(SettingError, match=message):
+            tuned_for(pipe, wrong, metric=likeness, cuts=[0])
+    with pytest.raises(SettingError, match="budget metric=1 needs a metric"):
+        tuned_for(pipe, "metric=1")
+    with pytest.raises(SettingError, match="one number per picture, 3 here"):
+        tuned_for(pipe, "metric=1", metric=lambda images, plain: 1.0, cuts=[0])
+
+
+def test_labels_are_read_from_held_out_captions(pipe):
+    found = tuned_for(pipe, "labels=0.6", cuts=[0])
+    assert found.chosen.score.mean >= 0.6
+    assert found.chosen.score.mean in (2 / 3, 1.0)
+    with pytest.raises(SettingError, match="'an astronaut' is none: take psnr"):
+        tuned_for(pipe, "labels=0.6", held_out=["an astronaut", *OTHER])
+
+
+def test_edits_are_judged_beside_the_edited_run(pipe):
+    edit = SkipTuning(0.6, profile="constant")
+    found = tuned_for(pipe, "psnr=30", edits=[(edit,)], cuts=[0])
+    how = Settings(STEPS, 3.0)
+    plain, edited = (run(pipe, methods, (OTHER, list(OTHER_SEEDS)), how) for methods in ((), (edit,)))
+    cached = run(pipe, (edit, found.chosen.candidate.method), (OTHER, list(OTHER_SEEDS)), how)
+    assert np.mean(psnr(cached, edited)) == pytest.approx(found.chosen.score.mean, abs=1e-3)
+    assert np.mean(psnr(cached, plain)) < 30
+    assert "apply both, unetaccel.apply(pipe, SkipTuning(rho_bottom=0.6" in str(found)
+    assert found.profile.tuned["chosen"]["edits"] == [repr(edit)]
+    with pytest.raises(SettingError, match="edits are methods that edit skips"):
+        tuned_for(pipe, "psnr=30", edits=[(unetaccel.DeepCache(),)])
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_the_pipeline_is_untouched_by_failures(tiny, pipe, error):
+    before = tiny.snapshot(pipe)
+
+    def stop(share, text):
+        if text == "trying candidates" and share > 0.2:
+            raise error
+
+    with pytest.raises(error):
+        tuned_for(pipe, "psnr=30", cuts=[0], on_progress=stop)
+    with pytest.raises(
+        SettingError, match=r"psnr=400: no candidate reaches it on 3 held-out pictures. The best is cut 0, 11 of 12"
+    ):
+        tuned_for(pipe, "psnr=400", cuts=[0])
+    with pytest.raises(SettingError, match="points must be an int from 1 to 4"):
+        tuned_for(pipe, "psnr=30", points=[7])
+    with pytest.raises(SettingError, match=r"cuts=\[40\]"):
+        tuned_for(pipe, "psnr=30", cuts=[40])
+    assert tiny.snapshot(pipe) == before
+
+
+def test_progress_rises_to_one(pipe):
+    seen = []
+    tuned_for(pipe, "psnr=20", cuts=[0], on_progress=lambda share, text: seen.append((share, text)))
+    shares = [share for share, _ in seen]
+    assert shares == sorted(shares)
+    assert seen[-1] == (1.0, "done")
+    assert shares[-2] > 0.5
+    assert list(dict.fromkeys(text for _, text in seen)) == [
+        "calibrating", "trying candidates", "trying runs of fewer steps", "timing", "done"
+    ]  # fmt: skip
+
+
+def test_numbers_are_plain_data(tuned):
+    data = json.loads(json.dumps(tuned.as_dict(), allow_nan=False))
+    assert data["chosen"] in data["trials"]
+    assert data["rival"] in data["rivals"]
+    assert data["budget"] == "psnr=30"
+    assert {row["cut"] for row in data["predicted"]} == {0, 1}
