@@ -22,9 +22,9 @@ from unetaccel.search import dearest_in_time, first_passing, meet_floor
 from unetaccel.trials import Trials, run
 from unetaccel.tune import split
 
-STEPS = 12
-OWN, OTHER = sample_scenes(2, seed=100).captions(), sample_scenes(3, seed=900, held_out=True).captions()
-OTHER_SEEDS = range(2, 5)
+STEPS = 10
+OWN, OTHER = sample_scenes(2, seed=100).captions(), sample_scenes(2, seed=900, held_out=True).captions()
+OTHER_SEEDS = range(2, 4)
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +34,9 @@ def pipe():
     return pipe
 
 
-def modelled_seconds(trials, methods, steps) -> float:
+def modelled_seconds(trials, candidate, steps, edits) -> float:
     """A clock that no other process disturbs: a tenth for the rest of a call, a cached evaluation costs a fifth."""
-    plan = getattr(methods[-1], "full", steps) if methods else steps
+    plan = candidate.full if candidate else steps
     return 0.1 * STEPS + plan + 0.2 * (steps - plan)
 
 
@@ -237,14 +237,14 @@ def test_a_ceiling_is_kept_and_the_best_of_the_cuts_wins(pipe, budget):
         other = [trial for trial in found.trials if trial.meets and trial.candidate.cut != chosen.candidate.cut]
         assert all(trial.score.mean <= chosen.score.mean for trial in other)
     else:
-        assert modelled_seconds(None, [following], STEPS) / modelled_seconds(None, [], STEPS) > 0.6
+        assert modelled_seconds(None, following, STEPS, ()) / modelled_seconds(None, None, STEPS, ()) > 0.6
         assert found.rival.time == pytest.approx(chosen.time, abs=0.6 / STEPS)
     assert found.plain_is_ahead == (found.rival.score.mean >= chosen.score.mean)
 
 
 def test_ceilings_below_every_candidate_say_what_is_needed(pipe):
     with pytest.raises(
-        SettingError, match=r"macs=0.01: the cheapest candidate, cut 0 with 1 of 12 full, takes 0\.\d+ of the plain"
+        SettingError, match=r"macs=0.01: the cheapest candidate, cut 0 with 1 of 10 full, takes 0\.\d+ of the plain"
     ):
         tuned_for(pipe, "macs=0.01", cuts=[0])
 
@@ -252,7 +252,7 @@ def test_ceilings_below_every_candidate_say_what_is_needed(pipe):
 def test_a_metric_of_ones_own(pipe):
     def likeness(images, plain):
         assert images.dtype == np.float32
-        assert images.shape == plain.shape == (3, 32, 32, 3)
+        assert images.shape == plain.shape == (2, 32, 32, 3)
         return 1 - np.abs(images - plain).mean(axis=(1, 2, 3))
 
     found = tuned_for(pipe, "metric=0.98", metric=likeness, cuts=[0], points=[1])
@@ -260,22 +260,22 @@ def test_a_metric_of_ones_own(pipe):
     assert found.profile.points == 1
     for wrong, message in {
         "psnr=30": "judged by psnr, and metric would not be read",
-        "metric=1.1": "the run without caching itself reaches 1 on 3 held-out pictures: ask for metric=1 at most",
+        "metric=1.1": "the run without caching itself reaches 1 on 2 held-out pictures: ask for metric=1 at most",
     }.items():
         with pytest.raises(SettingError, match=message):
             tuned_for(pipe, wrong, metric=likeness, cuts=[0])
     with pytest.raises(SettingError, match="budget metric=1 needs a metric"):
         tuned_for(pipe, "metric=1")
-    with pytest.raises(SettingError, match="one number per picture, 3 here"):
+    with pytest.raises(SettingError, match="one number per picture, 2 here"):
         tuned_for(pipe, "metric=1", metric=lambda images, plain: 1.0, cuts=[0])
 
 
 def test_labels_are_read_from_held_out_captions(pipe):
-    found = tuned_for(pipe, "labels=0.6", cuts=[0])
-    assert found.chosen.score.mean >= 0.6
-    assert found.chosen.score.mean in (2 / 3, 1.0)
+    found = tuned_for(pipe, "labels=0.5", cuts=[0])
+    assert found.chosen.score.mean >= 0.5
+    assert found.chosen.score.mean in (0.5, 1.0)
     with pytest.raises(SettingError, match="'an astronaut' is none: take psnr"):
-        tuned_for(pipe, "labels=0.6", held_out=["an astronaut", *OTHER])
+        tuned_for(pipe, "labels=0.5", held_out=["an astronaut", *OTHER])
 
 
 def test_edits_are_judged_beside_the_edited_run(pipe):
@@ -302,14 +302,25 @@ def test_the_pipeline_is_untouched_by_failures(tiny, pipe, error):
 
     with pytest.raises(error):
         tuned_for(pipe, "psnr=30", cuts=[0], on_progress=stop)
-    with pytest.raises(
-        SettingError, match=r"psnr=400: no candidate reaches it on 3 held-out pictures. The best is cut 0, 11 of 12"
-    ):
-        tuned_for(pipe, "psnr=400", cuts=[0])
-    with pytest.raises(SettingError, match="points must be an int from 1 to 4"):
-        tuned_for(pipe, "psnr=30", points=[7])
-    with pytest.raises(SettingError, match=r"cuts=\[40\]"):
-        tuned_for(pipe, "psnr=30", cuts=[40])
+    assert tiny.snapshot(pipe) == before
+
+
+def test_floors_out_of_reach_and_wrong_settings_are_told(tiny, pipe):
+    before = tiny.snapshot(pipe)
+    message = r"psnr=400: no candidate reaches it on 2 held-out pictures. The best is cut 0, [89] of 10 full.* dB, for \d\d\.\d% of"
+    with pytest.raises(SettingError, match=message):
+        tuned_for(pipe, "psnr=400", cuts=[0], points=[1])
+    for wrong, message in {
+        ("points", (7,)): "points must be an int from 1 to 4",
+        ("points", ()): "points names no number of features",
+        ("cuts", (40,)): r"cuts=\[40\]: this U-Net has the skips 0 to 8",
+        ("edits", SkipTuning(0.9)): "edits must be a list of sets",
+        ("metric", 3): "metric must be a function",
+        ("size", (33, 32)): "both sides must be divisible by 8",
+        ("steps", 1): "none can be cached: tune for more steps",
+    }.items():
+        with pytest.raises(SettingError, match=message):
+            tuned_for(pipe, "psnr=30", **dict([wrong]))
     assert tiny.snapshot(pipe) == before
 
 
@@ -319,7 +330,7 @@ def test_progress_rises_to_one(pipe):
     shares = [share for share, _ in seen]
     assert shares == sorted(shares)
     assert seen[-1] == (1.0, "done")
-    assert shares[-2] > 0.5
+    assert 0.2 < shares[-2] < 1
     assert list(dict.fromkeys(text for _, text in seen)) == [
         "calibrating", "trying candidates", "trying runs of fewer steps", "timing", "done"
     ]  # fmt: skip

@@ -12,8 +12,8 @@ from .patch import apply
 from .profile import Profile
 from .sampling import Settings, sample
 
-LEVEL = 1.05
-"""Predicted errors within this factor are level: then fewer features are kept."""
+LEVEL = 1.01
+"""Predicted errors within this factor are level: then fewer features are kept. On the demo 5% less error are 2 to 3 dB."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -47,8 +47,9 @@ class Judge:
         return Score(float(found.mean()), float(found.min()))
 
     def text(self, value: float) -> str:
-        number = "equal" if math.isinf(value) else f"{value:.4g}"
-        return f"{number} {self.unit}".rstrip() if number != "equal" else number
+        if math.isinf(value):
+            return "equal"
+        return f"{value:.2f} {self.unit}" if self.unit else f"{value:.4f}"
 
 
 def judge_of(budget: Budget, metric: Metric | None, prompts: Sequence[str]) -> Judge:

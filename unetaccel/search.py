@@ -48,13 +48,12 @@ def spend_macs(fronts: Sequence[Front], trials: Trials) -> Trial | None:
 
 def spend_time(fronts: Sequence[Front], trials: Trials) -> Trial | None:
     """The best of what each cut can do in the time."""
-    dearest = [dearest_in_time(front, trials.budget.limit, lambda c: trials.seconds_share(c, trials.how.steps, c.edits))
-               for front in fronts]  # fmt: skip
-    found = [trials.timed(trials.cached(c)) for c in dearest if c is not None]
+    dearest = [dearest_in_time(front, trials.budget.limit, trials.time_of) for front in fronts]
+    found = trials.timed(*(trials.cached(c) for c in dearest if c is not None))
     return max(found, key=lambda trial: trial.score.mean, default=None)
 
 
-def dearest_in_time(front: Front, limit: float, seconds: Callable[[Candidate], float]) -> Candidate | None:
+def dearest_in_time(front: Front, limit: float, time_of: Callable[[Candidate], float]) -> Candidate | None:
     """The candidate with the most full evaluations that was measured to take at most ``limit`` of the plain run's time.
 
     The time of a call is linear in its full evaluations, so each measurement, with the plain run's, tells which to take next.
@@ -62,7 +61,7 @@ def dearest_in_time(front: Front, limit: float, seconds: Callable[[Candidate], f
     measured: dict[int, float] = {}
     guess = ([c for c in front if c.macs <= limit] or front[:1])[-1]
     while guess.full not in measured and len(measured) < TIMINGS:
-        measured[guess.full] = ratio = seconds(guess)
+        measured[guess.full] = ratio = time_of(guess)
         slope = (1 - ratio) / (guess.evaluations - guess.full)
         fit = [c for c in front if 1 - slope * (c.evaluations - c.full) <= limit]
         guess = (fit or front[:1])[-1]

@@ -52,18 +52,12 @@ class Trials:
 
     Args:
         jobs: held-out prompts and seeds.
-        on_steps: called with the share of a plain run's cost after each scheduler step.
+        on_steps: called after each scheduler step with its share of a plain one's MACs.
     """
 
     def __init__(self, pipe, jobs: tuple[list[str], list[int]], how: Settings, budget: Budget, judge: Judge, on_steps):
-        self.pipe, self.jobs, self.how, self.budget, self.judge, self.on_steps = (
-            pipe,
-            jobs,
-            how,
-            budget,
-            judge,
-            on_steps,
-        )
+        self.pipe, self.jobs, self.how = pipe, jobs, how
+        self.budget, self.judge, self.on_steps = budget, judge, on_steps
         self.evaluations = lru_cache(None)(lambda steps: of_steps(pipe.scheduler, steps).evaluations)
         self._bases: dict[str, np.ndarray] = {}
         self._found: dict[tuple, Trial] = {}
@@ -74,7 +68,7 @@ class Trials:
         key = _key(candidate, self.how.steps, candidate.edits)
         if key not in self._found:
             base = self.base(candidate.edits)
-            score = self.judge.score(self._sampled(_methods(candidate), self.how.steps, candidate.macs), base)
+            score = self.judge.score(self._sampled(candidate, self.how.steps, candidate.edits), base)
             found = Trial(self.how.steps, candidate.macs, score, None, candidate.edits, candidate)
             self._found[key] = self._judged(found)
         return self._found[key]
@@ -84,14 +78,14 @@ class Trials:
         key = _key(None, steps, edits)
         if key not in self._found:
             macs = self.evaluations(steps) / self.evaluations(self.how.steps)
-            score = self.judge.score(self._sampled(edits, steps, 1.0), self.base(edits))
+            score = self.judge.score(self._sampled(None, steps, edits), self.base(edits))
             self._found[key] = self._judged(Trial(steps, macs, score, None, edits))
         return self._found[key]
 
     def base(self, edits: tuple[Method, ...]) -> np.ndarray:
         """The pictures that others are set beside: all steps, no caching."""
         if repr(edits) not in self._bases:
-            self._bases[repr(edits)] = self._sampled(edits, self.how.steps, 1.0)
+            self._bases[repr(edits)] = self._sampled(None, self.how.steps, edits)
         return self._bases[repr(edits)]
 
     def near(self, share: float) -> int:
@@ -99,20 +93,34 @@ class Trials:
         steps = range(min(LEAST_STEPS, self.how.steps), self.how.steps + 1)
         return min(steps, key=lambda s: abs(self.evaluations(s) / self.evaluations(self.how.steps) - share))
 
-    def timed(self, trial: Trial) -> Trial:
-        """The trial with its time, also among ``all``."""
-        ways = (trial.candidate, trial.steps, trial.edits)
-        self._found[_key(*ways)] = found = self._judged(replace(trial, time=self.seconds_share(*ways)))
+    def timed(self, *trials: Trial) -> list[Trial]:
+        """The trials with their times, also among ``all``."""
+        ways = [(trial.candidate, trial.steps, trial.edits) for trial in trials]
+        self._time([way for way in ways if _key(*way) not in self._times])
+        found = [
+            self._judged(replace(trial, time=self._times[_key(*way)])) for trial, way in zip(trials, ways, strict=True)
+        ]
+        self._found |= {_key(*way): trial for way, trial in zip(ways, found, strict=True)}
         return found
 
-    def seconds_share(self, candidate: Candidate | None, steps: int, edits: tuple[Method, ...]) -> float:
-        """Time over the plain run's without any method: whole calls of the first batch in turns, median of ``REPEATS`` ratios."""
-        methods, key = _methods(candidate) if candidate else edits, _key(candidate, steps, edits)
-        if key not in self._times:
-            self._seconds(methods, steps)  # warm
-            ratios = [self._seconds(methods, steps) / self._seconds((), self.how.steps) for _ in range(REPEATS)]
-            self._times[key] = median(ratios)
-        return self._times[key]
+    def time_of(self, candidate: Candidate) -> float:
+        """The candidate's time over the plain run's."""
+        way = (candidate, self.how.steps, candidate.edits)
+        if _key(*way) not in self._times:
+            self._time([way])
+        return self._times[_key(*way)]
+
+    def _time(self, ways: list[tuple]) -> None:
+        """Times over that of the plain run without any method: whole calls of the first batch in turns, median of their ratios."""
+        if not ways:
+            return
+        for way in ways:
+            self._seconds(*way)  # warm
+        rounds = []
+        for _ in range(REPEATS):
+            plain = self._seconds(None, self.how.steps, ())
+            rounds.append([self._seconds(*way) / plain for way in ways])
+        self._times |= {_key(*way): median(ratios) for way, ratios in zip(ways, zip(*rounds, strict=True), strict=True)}
 
     @property
     def all(self) -> tuple[Trial, ...]:
@@ -126,13 +134,13 @@ class Trials:
             meets = trial.macs <= limit if kind == "macs" else trial.score.mean >= limit
         return replace(trial, meets=meets)
 
-    def _sampled(self, methods: Sequence[Method], steps: int, macs: float) -> np.ndarray:
-        return run(self.pipe, methods, self.jobs, replace(self.how, steps=steps), lambda: self.on_steps(macs))
+    def _sampled(self, candidate: Candidate | None, steps: int, edits: tuple[Method, ...], jobs=None) -> np.ndarray:
+        methods, cost = (*edits, *([candidate.method] if candidate else [])), candidate.macs if candidate else 1.0
+        return run(self.pipe, methods, jobs or self.jobs, replace(self.how, steps=steps), lambda: self.on_steps(cost))
 
-    def _seconds(self, methods: Sequence[Method], steps: int) -> float:
-        first = tuple(part[: self.how.batch] for part in self.jobs)
+    def _seconds(self, candidate: Candidate | None, steps: int, edits: tuple[Method, ...]) -> float:
         start = time.perf_counter()
-        run(self.pipe, methods, first, replace(self.how, steps=steps), lambda: self.on_steps(1.0))
+        self._sampled(candidate, steps, edits, tuple(part[: self.how.batch] for part in self.jobs))
         return time.perf_counter() - start
 
 
@@ -144,7 +152,3 @@ def run(pipe, methods: Sequence[Method], jobs, how: Settings, on_step: Callable[
 
 def _key(candidate: Candidate | None, steps: int, edits: tuple[Method, ...]) -> tuple:
     return repr(edits), steps, candidate and (candidate.cut, candidate.full, candidate.points)
-
-
-def _methods(candidate: Candidate) -> tuple[Method, ...]:
-    return (*candidate.edits, candidate.method)

@@ -92,8 +92,8 @@ def tune(
     fewest = fewest_plain_steps(trials, chosen.edits) if budget.is_floor else None
     _draw(found, trials, chosen)
     meter.says("timing")
-    chosen = trials.timed(chosen)
-    rival = trials.timed(trials.plain(trials.near(chosen.time if budget.kind == "time" else chosen.macs), chosen.edits))
+    cost = chosen.time if budget.kind == "time" else chosen.macs
+    chosen, rival = trials.timed(chosen, trials.plain(trials.near(cost), chosen.edits))
     fewest = fewest and trials.plain(fewest.steps, chosen.edits)  # timed, if it is the rival too
     meter.ends()
     cached = by_cost(trial for trial in trials.all if trial.candidate)
@@ -167,7 +167,7 @@ def _choose(found: list[Front], trials: Trials) -> Trial:
         least = min((c for front in found for c in front), key=lambda c: c.macs)
         needs = f"{least.macs:.3f} of the plain run's MACs"
         if budget.kind == "time":
-            needs += f", {trials.seconds_share(least, trials.how.steps, least.edits):.3f} of its time"
+            needs += f", {trials.time_of(least):.3f} of its time"
         raise SettingError(
             f"budget {budget}: the cheapest candidate, cut {least.cut} with {least.full} of {least.evaluations} full, takes {needs}: "
             "allow as much, or sample fewer steps"
@@ -211,9 +211,9 @@ class _Meter:
     """How far tuning is, by scheduler steps of whole calls; how many trials there will be is guessed beforehand."""
 
     def __init__(self, tell: Progress | None, how: Settings, calibrated: int, judged: int, sets: int, cuts: int):
-        runs = sets * (1 + 4 * cuts) + 5  # of the held-out pictures, as dear as plain ones
+        runs = sets * (1 + 2.5 * cuts) + 4  # of the held-out pictures, as dear as plain ones
         self._tell, self._text, self._done = tell, "", 0.0
-        self._total = how.steps * (sets * math.ceil(calibrated / how.batch) + runs * math.ceil(judged / how.batch) + 9)
+        self._total = how.steps * (sets * math.ceil(calibrated / how.batch) + runs * math.ceil(judged / how.batch) + 6)
 
     def says(self, text: str) -> None:
         self._text = text

@@ -83,7 +83,7 @@ class Tuned:
     def _table(self) -> list[str]:
         rows = sorted((*self.trials, *self.rivals), key=lambda trial: trial.macs)
         several = any(trial.edits for trial in rows)
-        cells = [("", "", "MACs", "time", f"{self.judge.name}, mean", "lowest", "F predicted to")]
+        cells = [("", "", "MACs", "time", f"{self.judge.name}, mean", "lowest", "error of F")]
         for trial in rows:
             mark = ">" if trial is self.chosen else "+" if trial.meets else ""
             time = "" if trial.time is None else f"{trial.time:.2f}x"

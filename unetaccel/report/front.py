@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import WeightsError
@@ -11,7 +12,8 @@ from ..tuned import Tuned, described
 from .figures import INK, SOFT, STYLE, load_pyplot
 from .series import COLOURS
 
-CHOSEN = "#f2c94c"
+CHOSEN, ROOM = "#f2c94c", 20
+"""Colour; and how many pixels numbers keep from each other."""
 NAMES = {"psnr": "PSNR to the run without caching", "ssim": "SSIM to the run without caching",
          "labels": "pictures with every label right", "metric": "your metric"}  # fmt: skip
 
@@ -35,13 +37,16 @@ def write_front(path: str | Path, tuned: Tuned) -> Path:
         if math.isfinite(chosen.score.mean):
             plot.plot([100 * chosen.macs], [chosen.score.mean], marker="*", markersize=22, color=CHOSEN, markeredgecolor=INK,
                       linestyle="none", zorder=5, label=f"chosen: {described(chosen)}")  # fmt: skip
-        plot.set_xlabel("MACs, % of the run without caching  ← fewer is better")
-        plot.set_ylabel(f"{NAMES[tuned.judge.name]}, mean{' (dB)' if tuned.judge.unit else ''}\nhigher is better")
+        plot.set_xlabel("← MACs, % of the run without caching")
+        plot.set_ylabel(f"{NAMES[tuned.judge.name]}, mean{' (dB) →' if tuned.judge.unit else ' →'}")
         plot.set_title(
             f"Tuned for {tuned.budget}: {chosen.steps} steps, {tuned.held_out} held-out pictures", loc="left"
         )
-        figure.legend(loc="upper center", bbox_to_anchor=(0.5, 0.02), ncols=2, frameon=False, fontsize=12)
+        figure.legend(loc="upper center", bbox_to_anchor=(0.5, 0.02), ncols=2, frameon=False, fontsize=12,
+                      title="numbers at points: full evaluations; without caching: steps", title_fontsize=11)  # fmt: skip
         figure.tight_layout()
+        figure.canvas.draw()  # from here on the axes stay where they are
+        _numbers(plot, tuned)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             figure.savefig(path, dpi=144, bbox_inches="tight")
@@ -62,13 +67,32 @@ def _lines(tuned: Tuned) -> dict[str, list[Trial]]:
 
 
 def _curve(plot, trials: list[Trial], name: str, **style) -> None:
-    """Trials joined in the order of their cost, with what is full or the steps beside each; infinite scores have no place."""
-    drawn = [trial for trial in trials if math.isfinite(trial.score.mean)]
-    x, y = [100 * trial.macs for trial in drawn], [trial.score.mean for trial in drawn]
+    """Trials joined in the order of their cost; infinite scores have no place."""
+    x, y = zip(*map(_place, drawn), strict=True) if (drawn := _drawn(trials)) else ((), ())
     plot.plot(x, y, label=name, linewidth=2, markersize=7, markeredgecolor="white", zorder=3, **style)
-    for trial, place in zip(drawn, zip(x, y, strict=True), strict=True):
-        text = f"{trial.candidate.full} full" if trial.candidate else f"{trial.steps} steps"
-        plot.annotate(text, place, xytext=(6, -12), textcoords="offset points", fontsize=9, color=style["color"])
+
+
+def _drawn(trials: Iterable[Trial]) -> list[Trial]:
+    return [trial for trial in trials if math.isfinite(trial.score.mean)]
+
+
+def _place(trial: Trial) -> tuple[float, float]:
+    return 100 * trial.macs, trial.score.mean
+
+
+def _numbers(plot, tuned: Tuned) -> None:
+    """Full evaluations or steps beside the points, the chosen one's first, where no other number is near."""
+    from matplotlib.patheffects import withStroke
+
+    taken, halo = [], [withStroke(linewidth=3, foreground="white")]
+    first = [tuned.chosen, *(trial for trial in (tuned.rival, tuned.fewest) if trial)]
+    for trial in _drawn([*first, *tuned.trials, *tuned.rivals]):
+        x, y = plot.transData.transform(_place(trial))
+        if all(abs(x - a) > ROOM or abs(y - b) > ROOM for a, b in taken):
+            taken.append((x, y))
+            text = str(trial.candidate.full if trial.candidate else trial.steps)
+            plot.annotate(text, _place(trial), xytext=(8, -13), textcoords="offset points", fontsize=11, color=INK,
+                          path_effects=halo, zorder=6)  # fmt: skip
 
 
 def _budget(plot, tuned: Tuned) -> None:
