@@ -12,15 +12,15 @@ from PIL import Image
 
 import unetaccel
 from unetaccel import SettingError, SkipTuning, tune
-from unetaccel.budgets import Budget, budget_from
-from unetaccel.candidates import Candidate
 from unetaccel.demo.captions import read_captions
 from unetaccel.demo.pipeline import load_pipeline
 from unetaccel.demo.scenes import sample_scenes
 from unetaccel.sampling import Settings, psnr, sample
-from unetaccel.search import dearest_in_time, first_passing, meet_floor
-from unetaccel.trials import Trials, run
 from unetaccel.tune import split
+from unetaccel.tuning.budgets import Budget, budget_from
+from unetaccel.tuning.candidates import Candidate
+from unetaccel.tuning.search import dearest_in_time, first_passing, meet_floor
+from unetaccel.tuning.trials import Trials, run
 
 STEPS = 10
 OWN, OTHER = sample_scenes(2, seed=100).captions(), sample_scenes(2, seed=900, held_out=True).captions()

@@ -13,7 +13,7 @@ from .profile import Profile, load_profile, save_profile
 from .straddling import fold_errors
 from .summary import Summary
 from .tune import tune
-from .tuned import Tuned
+from .tuning.tuned import Tuned
 from .weights import save_learned
 
 __version__ = "0.1.0"

@@ -7,17 +7,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from .budgets import Budget, budget_from
 from .calibrate import check_points
-from .candidates import Front, fronts
 from .errors import SettingError
-from .judging import Judge, Metric, judge_of
 from .methods import Method
 from .profile import Profile
 from .sampling import Settings, check_size
-from .search import fewest_plain_steps, meet_floor, nearest, spend_macs, spend_time
-from .trials import Trial, Trials
-from .tuned import Tuned, by_cost, described, trial_dict
+from .tuning.budgets import Budget, budget_from
+from .tuning.candidates import Front, fronts
+from .tuning.judging import Judge, Metric, judge_of
+from .tuning.search import fewest_plain_steps, meet_floor, nearest, spend_macs, spend_time
+from .tuning.trials import Trial, Trials
+from .tuning.tuned import Tuned, by_cost, described, trial_dict
 
 MOST_CALIBRATED = 8
 """Prompts that calibrate; more hardly move plans."""

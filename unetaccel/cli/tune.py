@@ -58,10 +58,10 @@ def tune_command(
     format: Annotated[Format, typer.Option(help="How results are printed.")] = Format.text,
 ) -> None:
     """Find the cheapest calibrated plan that keeps a floor of quality, or the best within a ceiling of cost."""
-    from ..budgets import budget_from
     from ..demo.pipeline import GUIDANCE
     from ..sampling import set_scheduler
     from ..tune import tune
+    from ..tuning.budgets import budget_from
 
     wanted, pixels, place = budget_from(budget), options.size(size), options.device(device)
     texts = [None, *(skip_tuning or ())]

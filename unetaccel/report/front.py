@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import WeightsError
-from ..trials import Trial
-from ..tuned import Tuned, described
+from ..tuning.trials import Trial
+from ..tuning.tuned import Tuned, described
 from .figures import INK, SOFT, STYLE, load_pyplot
 from .series import COLOURS
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from .calibrate import calibrate, with_points
-from .errors import SettingError, UnsupportedModelError
-from .methods import Calibrated, Method
-from .patch import apply
-from .profile import Profile
-from .sampling import Settings, sample
+from ..calibrate import calibrate, with_points
+from ..errors import SettingError, UnsupportedModelError
+from ..methods import Calibrated, Method
+from ..patch import apply
+from ..profile import Profile
+from ..sampling import Settings, sample
 
 LEVEL = 1.01
 """Predicted errors within this factor are level: then fewer features are kept. On the demo 5% less error are 2 to 3 dB."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..errors import SettingError
+from ..sampling import psnr
 from .budgets import Budget
-from .errors import SettingError
-from .sampling import psnr
 
 Metric = Callable[[np.ndarray, np.ndarray], Sequence[float]]
 """``(images, plain) -> N numbers``, more is better. Both are float32 (N, H, W, 3) in [0, 1]; ``plain`` was sampled without caching."""
@@ -87,7 +87,7 @@ def _ssim() -> Judge:
         raise SettingError('budget ssim needs torchmetrics: pip install "unetaccel[metrics]", or take psnr')
 
     def measure(images, plain):
-        from .quality.similarity import ssim
+        from ..quality.similarity import ssim
 
         return ssim(_channels_first(images), _channels_first(plain)).numpy()
 
@@ -95,8 +95,8 @@ def _ssim() -> Judge:
 
 
 def _labels(prompts: Sequence[str]) -> Judge:
-    from .demo.captions import read_captions
-    from .demo.labels import load_label_net, right_answers
+    from ..demo.captions import read_captions
+    from ..demo.labels import load_label_net, right_answers
 
     scenes, net = read_captions(prompts), load_label_net()
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..profile import Profile, save_profile
 from .budgets import Budget
 from .candidates import Front
 from .judging import Judge, Score
-from .profile import Profile, save_profile
 from .trials import Trial
 
 

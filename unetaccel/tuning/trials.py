@@ -11,13 +11,13 @@ from statistics import median
 
 import numpy as np
 
+from ..methods import Method
+from ..patch import apply
+from ..sampling import Settings, sample
+from ..timeline import of_steps
 from .budgets import Budget
 from .candidates import Candidate
 from .judging import Judge, Score
-from .methods import Method
-from .patch import apply
-from .sampling import Settings, sample
-from .timeline import of_steps
 
 REPEATS = 3
 LEAST_STEPS = 2

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .errors import SettingError
+from ..errors import SettingError
 
 FLOORS = {
     "psnr": "psnr=45 (dB to the run without caching)",
