@@ -116,7 +116,7 @@ def test_inspect_prints_every_skip():
     assert data["cuts"][0]["ceiling"]["3"] == pytest.approx(3 / (1 + 2 * data["cuts"][0]["cached_share"]), rel=1e-3)
 
 
-@pytest.mark.parametrize("command", [["sample"], ["bench", "quality"], ["report"], ["inspect"], ["doctor"]])
+@pytest.mark.parametrize("command", [["sample"], ["bench", "quality"], ["report"], ["inspect"], ["doctor"], ["tune"]])
 def test_help_tells_every_default(command):
     """Square brackets would be markup to the help's printer, and vanish."""
     source = Path(app.__file__).with_name(f"{command[0]}.py").read_text()
@@ -167,6 +167,7 @@ ERRORS = {
         ["sample", "--profile", "p.yaml,interval=3"],
         "is not NAME=VALUE with one of full, cut, points",
     ),
+    "unknown budget": (["tune", "--budget", "fid=3"], "unknown budget 'fid'; allowed are psnr=45 (dB"),
     "not a png": (["sample", "--out", "grid.jpeg"], "must end in .png"),
     "unknown model to inspect": (["inspect", "--model", "sd99"], "neither a hub id nor a known shape (sd15"),
 }

@@ -4,6 +4,7 @@ import json
 import math
 import random
 import re
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -342,3 +343,77 @@ def test_numbers_are_plain_data(tuned):
     assert data["rival"] in data["rivals"]
     assert data["budget"] == "psnr=30"
     assert {row["cut"] for row in data["predicted"]} == {0, 1}
+
+
+def told(*arguments):
+    """What the command prints, in this process; errors are raised."""
+    from typer.testing import CliRunner
+
+    from unetaccel.cli import tune as _  # noqa: F401 - it registers itself
+    from unetaccel.cli.app import app
+
+    result = CliRunner().invoke(app, ["tune", *map(str, arguments)])
+    if result.exception:
+        raise result.exception
+    return result.stdout
+
+
+@pytest.fixture
+def steady(monkeypatch):
+    monkeypatch.setattr(Trials, "_seconds", modelled_seconds)
+
+
+def test_the_command_writes_a_profile_and_a_figure_and_tells_how_to_use_them(steady, tmp_path):
+    out, figure = tmp_path / "p.yaml", tmp_path / "front.png"
+    text = told(
+        *OWN, *OTHER, "--budget", "macs=0.5", "--steps", STEPS, "--scheduler", "ddim", "--out", out, "--figure", figure
+    )
+    assert "tuned for macs=0.5 (at most), 10 steps, 2 held-out pictures" in text
+    assert len([line for line in text.splitlines() if line.startswith(">")]) == 1
+    assert "steps cost as much" in text
+    assert f"use it: unetaccel sample --scheduler ddim --steps 10 --profile {out} --compare" in text
+    assert figure.is_file()
+    profile = unetaccel.load_profile(out)
+    assert f"{profile.full} of 10 full" in profile_line(text)
+
+
+def profile_line(text: str) -> str:
+    [line] = [line for line in text.splitlines() if line.startswith("chosen (>)")]
+    return line
+
+
+def test_the_command_as_json_with_files_of_prompts_and_skip_tuning(steady, tmp_path):
+    own, other, out = tmp_path / "own.txt", tmp_path / "other.txt", tmp_path / "p.yaml"
+    own.write_text("\n".join(OWN))
+    other.write_text("\n".join(OTHER))
+    files = ["--prompts", own, "--held-out", other, "--out", out]
+    data = json.loads(
+        told(*files, "--budget", "psnr=25", "--steps", 8, "--cut", 0, "--skip-tuning", 0.9, "--format", "json")
+    )
+    assert data["held_out"] == 2
+    assert {tuple(row["edits"]) for row in data["trials"]} == {(), ("SkipTuning(rho_bottom=0.9)",)}
+    assert {row["cut"] for row in data["trials"]} == {0}
+    assert data["out"] == str(out)
+    assert data["chosen"]["mean"] >= 25
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--budget", "fid=3"], "unknown budget 'fid'; allowed are psnr=45"),
+        (["--out", "p.json"], "must end in .yaml"),
+        (["--figure", "front.jpg"], "the figure is a PNG, so the name must end in .png"),
+        (["--figure", "/proc/none/front.png"], "--figure '/proc/none/front.png' cannot be written"),
+        (["--held-out", "nowhere.txt"], "--held-out 'nowhere.txt' cannot be read"),
+        (["--skip-tuning", "where=shortcut"], "SkipTuning needs rho_bottom|lacks rho_bottom"),
+        (["--budget", "metric=1"], "budget metric=1 needs a metric"),
+        (["a small red ring on a black background"], "give at least 3 prompts, better 16"),
+        (["an astronaut"] * 4 + ["--budget", "labels=0.9"], "labels are read against the demo's own captions"),
+    ],
+)
+def test_mistakes_are_told_before_the_work(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys.modules[tune.__module__], "fronts", None)
+    with pytest.raises(SettingError, match=message):
+        told(*arguments)
+    assert not list(tmp_path.iterdir())
