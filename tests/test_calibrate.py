@@ -11,6 +11,7 @@ from unetaccel.demo.scenes import sample_scenes
 from unetaccel.recording import Record
 from unetaccel.sampling import Settings, sample, set_scheduler
 from unetaccel.skips import skip_table
+from unetaccel.timeline import of_numbers
 
 STEPS = 24
 PROFILES = WEIGHTS.parent / "profiles"
@@ -99,6 +100,18 @@ def test_runs_that_visit_a_subset_of_the_timesteps_have_plans_of_their_own(pipe,
     assert calibrated < uniform / 2
     with unetaccel.apply(pipe, Calibrated(profile, full=0.5)) as handle:
         assert sum(handle.plan(STEPS // 2)) == STEPS // 4
+
+
+def test_calls_that_begin_later_have_full_evaluations_first(pipe, profile):
+    """As from a picture, whose first F was not measured."""
+    later = of_numbers(STEPS - 6, profile.call.timesteps[6:], None)
+    patterns = {
+        full: "".join(".F"[flag] for flag in Calibrated(profile, full=full).flags(later)) for full in (0.2, 0.4, 0.7)
+    }
+    few, some, most = (text.index(".") for text in patterns.values())
+    assert (few, some) == (1, 2)
+    assert most >= 4
+    assert [text.count("F") for text in patterns.values()] == [4, 7, 13]
 
 
 def test_what_a_profile_is_not_for_is_refused(pipe, profile, tiny):
