@@ -156,7 +156,7 @@ def adaptive() -> Iterator[Case]:
     profile = PROFILES / "ddim-50.yaml"
     ways = [Way("as planned", (Calibrated(profile, full),)) for full in (10, 12, 14)]
     ways += [
-        Way(f"refresh {factor}", (Calibrated(profile, 10, refresh=factor),)) for factor in (0.8, 1.0, 1.2, 1.5, 2.0)
+        Way(f"refresh {factor}", (Calibrated(profile, 10, refresh=factor),)) for factor in (1.0, 1.5, 2.0)
     ]
     ways += [Way("uniform linear", (DeepCache(interval=k, forecast="linear"),)) for k in (5, 4)]
     ways += [Way(f"uniform linear, refresh {limit}", (DeepCache(interval=5, forecast="linear", refresh=limit),))
