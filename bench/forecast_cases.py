@@ -155,9 +155,7 @@ def adaptive() -> Iterator[Case]:
     """Plans that are mended, where a profile fits and where it does not."""
     profile = PROFILES / "ddim-50.yaml"
     ways = [Way("as planned", (Calibrated(profile, full),)) for full in (10, 12, 14)]
-    ways += [
-        Way(f"refresh {factor}", (Calibrated(profile, 10, refresh=factor),)) for factor in (1.0, 1.5, 2.0)
-    ]
+    ways += [Way(f"refresh {factor}", (Calibrated(profile, 10, refresh=factor),)) for factor in (1.0, 1.5, 2.0)]
     ways += [Way("uniform linear", (DeepCache(interval=k, forecast="linear"),)) for k in (5, 4)]
     ways += [Way(f"uniform linear, refresh {limit}", (DeepCache(interval=5, forecast="linear", refresh=limit),))
              for limit in (0.1, 0.3)]  # fmt: skip

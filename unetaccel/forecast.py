@@ -26,7 +26,7 @@ Weights = dict[int, float]
 """By full evaluation. They sum to 1, so that a constant F is forecast exactly, unless the forecast says otherwise."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Forecast:
     """Base of the forecasts: settings, and the weights that follow from them.
 
@@ -61,15 +61,18 @@ class Forecast:
         raise NotImplementedError
 
     def __str__(self) -> str:
-        changed = [f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if getattr(self, f.name) != f.default]
+        shown = (f for f in fields(self) if f.repr and getattr(self, f.name) != f.default)
+        changed = [f"{f.name}={getattr(self, f.name)!r}" for f in shown]
         return f"{self.name}({', '.join(changed)})" if changed else self.name
+
+    __repr__ = __str__
 
     def _check(self, name: str, good: bool, allowed: str) -> None:
         if not good:
             raise SettingError(f"forecast {self.name}: {name} must be {allowed}, got {getattr(self, name)!r}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Hold(Forecast):
     """The last full feature, as DeepCache has it."""
 
@@ -80,7 +83,7 @@ class Hold(Forecast):
         return 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Newton(Forecast):
     """The polynomial through the last ``order`` + 1 features: exact for polynomials of that degree in u, at any spacing."""
 
@@ -98,7 +101,7 @@ class Newton(Forecast):
         return {i: math.prod((u[j] - u[k]) / (u[i] - u[k]) for k in points if k != i) for i in points}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Linear(Forecast):
     """On along the slope of the last two features, a ``gain`` of the way (0 is hold): w_p = -gain (u_j - u_a) / (u_a - u_p)."""
 
@@ -118,7 +121,7 @@ class Linear(Forecast):
         return {p: -beta, a: 1 + beta}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Anchored(Forecast):
     """A ridge fit of a polynomial that passes through the last feature.
 
@@ -150,7 +153,7 @@ class Anchored(Forecast):
         return {**dict(zip(before, map(float, w), strict=True)), a: 1 - float(w.sum())}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Chebyshev(Forecast):
     """Spectrum's global ridge fit of Chebyshev polynomials over the whole call (Han et al., arXiv 2603.01623).
 
@@ -198,7 +201,7 @@ class Chebyshev(Forecast):
         return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TaylorSeer(Newton):
     """As diffusers and cache-dit ship it, for comparison (arXiv 2503.06923): every difference is divided by the latest gap.
 

@@ -23,7 +23,7 @@ OBJECTIVES = ("sum", "max")
 LONGEST_GAP = 12
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Fitted(Forecast):
     """The affine combination of the last ``points`` features that is best on the measurement.
 
