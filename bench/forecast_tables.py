@@ -1,10 +1,60 @@
-"""Markdown of what bench/forecasts.py measured: ``python bench/forecast_tables.py bench/results/forecasts-demo.json``."""
+"""Markdown of what bench/forecasts.py and the sweeps calibrated-*.yaml measured: ``python bench/forecast_tables.py``."""
 
 from __future__ import annotations
 
 import json
-import sys
+import math
+from collections.abc import Sequence
 from pathlib import Path
+
+from unetaccel.report import load
+from unetaccel.report.verdicts import paired_gain
+
+RESULTS = Path(__file__).parent / "results"
+METRIC = "frechet"
+
+
+def rivals(results: Sequence) -> str:
+    """Distance of calibrated plans and of the default, beside the uniform plan and the plain run of equal MACs.
+
+    Args:
+        results: of the sweeps, see ``report.load``.
+    """
+    head = "| | plain | MACs | | uniform, held | plain run of equal MACs | ahead of it by |"
+    lines = [head, "|---|---|---|---|---|---|---|"]
+    for result in results:
+        plain = {(row.solver, row.steps): row for row in result.rows if row.kind == "plain"}
+        for row in result.rows:
+            if _shown(row):
+                lines.append(_rival(result, row, plain[row.solver, row.steps]))
+    return "\n".join(lines) + "\n"
+
+
+def _shown(row) -> bool:
+    return "calibrated" in row.methods or row.methods.get("deepcache", {}).get("forecast") == "auto"
+
+
+def _rival(result, row, plain) -> str:
+    [settings] = row.methods.values()
+    held = [r for r in result.rows if _is_held(r, row, settings) and math.isclose(r.macs, row.macs, rel_tol=1e-3)]
+    rival = result.rival(row, "equal_macs")
+    gain, sd = paired_gain(result.metrics[METRIC], row.scores[METRIC], rival.scores[METRIC])
+    name = f"calibrated, {settings['full']} full" if "calibrated" in row.methods else "without a profile"
+    case = f"{row.solver}, {row.steps} steps, cut {settings['cut']}"
+    cells = [case, _score(plain), f"{row.macs / plain.macs:.0%}", f"{name}: **{_score(row)}**", _score(held[0]) if held else "",
+             f"{rival.steps} steps: {_score(rival)}", f"{gain:.2f} ± {sd:.2f}"]  # fmt: skip
+    return f"| {' | '.join(cells)} |"
+
+
+def _is_held(row, other, settings: dict) -> bool:
+    own = row.methods.get("deepcache", {})
+    same = (row.solver, row.steps, own.get("cut")) == (other.solver, other.steps, settings["cut"])
+    return same and own.get("schedule") == "uniform" and "forecast" not in own
+
+
+def _score(row) -> str:
+    score = row.scores[METRIC]
+    return f"{score.value:.2f} ± {score.sd:.2f}"
 
 
 def bars(result: dict) -> str:
@@ -63,7 +113,8 @@ def _error(row: dict) -> str:
 
 
 if __name__ == "__main__":
-    found = json.loads(Path(sys.argv[1]).read_text())
+    print(rivals([load(path) for path in sorted(RESULTS.glob("calibrated-*demo.json"))]))
+    found = json.loads((RESULTS / "forecasts-demo.json").read_text())
     print(bars(found))
     for name in found["studies"]:
         if name != "bars":

@@ -1,7 +1,10 @@
 """The README's numbers are those of the committed results, and its commands are those of CI."""
 
+import importlib
 import json
 from pathlib import Path
+
+import pytest
 
 from unetaccel.report import load, markdown
 from unetaccel.report.tables import best_tables
@@ -52,17 +55,47 @@ def test_the_table_of_trainings_is_that_of_the_committed_runs():
     assert len(runs) == 4 * 3
 
 
-def test_the_table_of_calibrated_plans_is_the_committed_measurement():
-    table = README.partition("<!-- calibrated:begin -->\n")[2].partition("<!-- calibrated:end -->")[0]
-    result = load(RESULTS / "calibrated-demo.json")
-    assert table == markdown([result])
-    for row in result.rows:
-        if "calibrated" in row.methods:
-            mean, sd = paired_gain(
-                result.metrics["frechet"], *(r.scores["frechet"] for r in (row, result.rival(row, "equal_macs")))
+def shown(name: str) -> str:
+    return README.partition(f"<!-- {name}:begin -->\n")[2].partition(f"<!-- {name}:end -->")[0]
+
+
+@pytest.fixture
+def tables(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    return importlib.import_module("forecast_tables")
+
+
+def test_the_table_of_calibrated_plans_is_the_committed_measurement(tables):
+    results = [load(RESULTS / f"{name}.json") for name in ("calibrated-demo", "calibrated-dpm++-demo")]
+    assert shown("study") == tables.rivals(results)
+    for result in results:
+        assert result.data["samples"]["images"] >= 3 * 500
+        for row in result.rows:
+            if "calibrated" in row.methods:
+                mean, sd = paired_gain(
+                    result.metrics["frechet"], *(r.scores["frechet"] for r in (row, result.rival(row, "equal_macs")))
+                )
+                assert mean > sd, "ahead of the plain run of equal MACs"
+
+
+def test_the_tables_of_forecasts_are_the_committed_measurements(tables):
+    found = json.loads((RESULTS / "forecasts-demo.json").read_text())
+    assert shown("bars") == tables.bars(found)
+    for name in found["studies"].keys() - {"bars"}:
+        assert shown(name) == tables.study(found, name)
+
+
+def test_the_bars_of_calibrated_plans_hold():
+    """Relative error of the final latents, beside the uniform plan of as many full evaluations at the same cut."""
+    rows = json.loads((RESULTS / "forecasts-demo.json").read_text())["studies"]["bars"]
+    for case, full, bar in (("ddim, 50 steps", 17, 5), ("ddim, 50 steps", 10, 3), ("dpm++, 20 steps", 10, 3)):
+        for cut in (0, 1):
+            kinds = (f"{kind}, cut {cut}" for kind in ("uniform hold", "calibrated"))
+            held, ours = (
+                next(r for r in rows if (r["case"], r["full"], r["way"]) == (case, full, kind)) for kind in kinds
             )
-            assert mean > sd
-            assert f"by {mean:.2f} ± {sd:.2f}" in README
+            assert held["error"] >= bar * ours["error"]
+            assert held["median"] >= bar * ours["median"]
 
 
 def test_files_that_the_readme_names_exist():
