@@ -15,7 +15,7 @@ from .sampling import Settings, check_size
 from .tuning.budgets import Budget, budget_from
 from .tuning.candidates import Front, fronts
 from .tuning.judging import Judge, Metric, judge_of
-from .tuning.search import fewest_plain_steps, meet_floor, nearest, spend_macs, spend_time
+from .tuning.search import fewest_plain_steps, meet_floor, nearest, plain_steps_in_time, spend_macs, spend_time
 from .tuning.trials import Trial, Trials
 from .tuning.tuned import Tuned, by_cost, described, trial_dict
 
@@ -92,8 +92,9 @@ def tune(
     fewest = fewest_plain_steps(trials, chosen.edits) if budget.is_floor else None
     _draw(found, trials, chosen)
     meter.says("timing")
-    cost = chosen.time if budget.kind == "time" else chosen.macs
-    chosen, rival = trials.timed(chosen, trials.plain(trials.near(cost), chosen.edits))
+    in_time = budget.kind == "time"
+    as_long = plain_steps_in_time(trials, chosen.time, chosen.edits) if in_time else trials.near(chosen.macs)
+    chosen, rival = trials.timed(chosen, trials.plain(as_long, chosen.edits))
     fewest = fewest and trials.plain(fewest.steps, chosen.edits)  # timed, if it is the rival too
     meter.ends()
     cached = by_cost(trial for trial in trials.all if trial.candidate)
@@ -167,7 +168,7 @@ def _choose(found: list[Front], trials: Trials) -> Trial:
         least = min((c for front in found for c in front), key=lambda c: c.macs)
         needs = f"{least.macs:.3f} of the plain run's MACs"
         if budget.kind == "time":
-            needs += f", {trials.time_of(least):.3f} of its time"
+            needs += f", {trials.time_of(least, trials.how.steps, least.edits):.3f} of its time"
         raise SettingError(
             f"budget {budget}: the cheapest candidate, cut {least.cut} with {least.full} of {least.evaluations} full, takes {needs}: "
             "allow as much, or sample fewer steps"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from ..methods import Method
 from .candidates import Candidate, Front
-from .trials import LEAST_STEPS, Trial, Trials
+from .trials import Trial, Trials
 
 TIMINGS = 4
 """At most so many candidates of one cut are timed."""
@@ -48,7 +49,10 @@ def spend_macs(fronts: Sequence[Front], trials: Trials) -> Trial | None:
 
 def spend_time(fronts: Sequence[Front], trials: Trials) -> Trial | None:
     """The best of what each cut can do in the time."""
-    dearest = [dearest_in_time(front, trials.budget.limit, trials.time_of) for front in fronts]
+    dearest = [
+        dearest_in_time(front, trials.budget.limit, lambda c: trials.time_of(c, trials.how.steps, c.edits))
+        for front in fronts
+    ]
     found = trials.timed(*(trials.cached(c) for c in dearest if c is not None))
     return max(found, key=lambda trial: trial.score.mean, default=None)
 
@@ -68,11 +72,19 @@ def dearest_in_time(front: Front, limit: float, time_of: Callable[[Candidate], f
     return max((c for c in front if measured.get(c.full, limit + 1) <= limit), key=lambda c: c.full, default=None)
 
 
-def fewest_plain_steps(trials: Trials, edits) -> Trial | None:
+def fewest_plain_steps(trials: Trials, edits: tuple[Method, ...]) -> Trial | None:
     """The shortest run without caching that bisection finds to meet the floor; None if only that of all steps does."""
-    steps = range(LEAST_STEPS, trials.how.steps)
+    steps = trials.shorter[:-1]
     first = first_passing(len(steps), lambda i: trials.plain(steps[i], edits).meets)
     return trials.plain(steps[first], edits) if first < len(steps) else None
+
+
+def plain_steps_in_time(trials: Trials, share: float, edits: tuple[Method, ...]) -> int:
+    """Steps of the run without caching that takes this share of the plain run's time: part of a call's does not depend on steps."""
+    whole, guess = trials.how.steps, trials.near(share)
+    slope = (1 - trials.time_of(None, guess, edits)) / max(whole - guess, 1)
+    steps = whole - round((1 - share) / slope) if slope > 0 else guess
+    return min(max(steps, trials.shorter[0]), whole)
 
 
 def nearest(front: Front, share: float) -> Candidate:

@@ -90,8 +90,13 @@ class Trials:
 
     def near(self, share: float) -> int:
         """The steps of the plain run whose cost is nearest to this share of the whole one's."""
-        steps = range(min(LEAST_STEPS, self.how.steps), self.how.steps + 1)
-        return min(steps, key=lambda s: abs(self.evaluations(s) / self.evaluations(self.how.steps) - share))
+        whole = self.evaluations(self.how.steps)
+        return min(self.shorter, key=lambda steps: abs(self.evaluations(steps) / whole - share))
+
+    @property
+    def shorter(self) -> range:
+        """Steps of plain runs, those of the whole one last."""
+        return range(min(LEAST_STEPS, self.how.steps), self.how.steps + 1)
 
     def timed(self, *trials: Trial) -> list[Trial]:
         """The trials with their times, also among ``all``."""
@@ -103,9 +108,9 @@ class Trials:
         self._found |= {_key(*way): trial for way, trial in zip(ways, found, strict=True)}
         return found
 
-    def time_of(self, candidate: Candidate) -> float:
-        """The candidate's time over the plain run's."""
-        way = (candidate, self.how.steps, candidate.edits)
+    def time_of(self, candidate: Candidate | None, steps: int, edits: tuple[Method, ...]) -> float:
+        """Its time over that of the plain run."""
+        way = (candidate, steps, edits)
         if _key(*way) not in self._times:
             self._time([way])
         return self._times[_key(*way)]
