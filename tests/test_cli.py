@@ -221,7 +221,7 @@ def test_damaged_models_are_named(tmp_path):
 def test_version_and_doctor():
     assert unetaccel("--version").stdout.strip() == "0.1.0"
     result = unetaccel("doctor", "--steps", 20)
-    assert "recommended: DeepCache(interval=2, cut=0)" in result.stdout
+    assert "recommended: DeepCache(interval=2, cut=0, schedule='growing', forecast='auto', warmup=5)" in result.stdout
     assert json.loads(unetaccel("doctor", "--format", "json").stdout)["applies"] is True
 
 

@@ -233,9 +233,10 @@ def test_auto_takes_the_deepest_cheap_cut(tiny):
 
 def test_without_a_method_the_recommended_one_is_applied(tiny):
     pipe = tiny.pipe()
+    cheap = deepest_cheap(cut_costs(pipe.unet, example_inputs(pipe.unet)))
     with unetaccel.apply(pipe) as handle:
         assert handle.methods == (RECOMMENDED,)
         assert [sum(handle.plan(steps)) for steps in (50, 20, 4)] == [14, 9, 4]
-        assert handle.cut == deepest_cheap(cut_costs(pipe.unet, example_inputs(pipe.unet)))
+        assert handle.cut == cheap
         tiny.call(pipe, steps=12)
         assert handle.summary().pattern == "FFFFF.F.F..F"

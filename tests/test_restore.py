@@ -83,7 +83,7 @@ def test_a_second_apply_needs_replace(tiny):
 
 
 @pytest.mark.parametrize(
-    "methods", [(DeepCache(cut=99),), (), (DeepCache(), DeepCache()), ("deepcache",), (DeepCache(cut="paper:0"),)]
+    "methods", [(DeepCache(cut=99),), (DeepCache(), DeepCache()), ("deepcache",), (DeepCache(cut="paper:0"),)]
 )
 def test_a_failed_apply_leaves_nothing_applied(tiny, methods):
     pipe = tiny.pipe()

@@ -21,17 +21,26 @@ CALIBRATED, JUDGED, READ = 8, 8, 40
 """Captions of the demo to calibrate with, and to judge by; labels are right or wrong, so that it takes more of them."""
 
 
+BudgetOption = Annotated[
+    str,
+    typer.Option(
+        help="A floor, psnr=45 (dB), ssim=0.95 or labels=0.99, of means over held-out pictures; or a ceiling, macs=0.4 or time=0.5, shares of the plain run's."
+    ),
+]
+CutOption = Annotated[
+    list[int] | None, typer.Option(help="Skip index to choose from; again for more \\[default: 0 and 1].")
+]
+SkipTuningOption = Annotated[
+    list[str] | None, typer.Option(help="Skip-Tuning to choose from beside none: 0.9; again for more.")
+]
+
+
 @app.command("tune")
 def tune_command(
     prompt: Annotated[
         list[str] | None, typer.Argument(help="Prompts, half of them held out; without any, the demo's captions.")
     ] = None,
-    budget: Annotated[
-        str,
-        typer.Option(
-            help="A floor, psnr=45 (dB), ssim=0.95 or labels=0.99, of means over held-out pictures; or a ceiling, macs=0.4 or time=0.5, shares of the plain run's."
-        ),
-    ] = "psnr=45",
+    budget: BudgetOption = "psnr=45",
     model: Annotated[str | None, typer.Option(help="Pipeline folder or hub id \\[default: the shipped demo].")] = None,
     prompts: Annotated[Path | None, typer.Option(help="File with one prompt per line, half of them held out.")] = None,
     held_out: Annotated[
@@ -47,12 +56,8 @@ def tune_command(
     batch: Annotated[int, typer.Option(help="Images per pipeline call.")] = 8,
     dtype: Annotated[Dtype, typer.Option(help="Floating-point type.")] = Dtype.float32,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    cut: Annotated[
-        list[int] | None, typer.Option(help="Skip index to choose from; again for more \\[default: 0 and 1].")
-    ] = None,
-    skip_tuning: Annotated[
-        list[str] | None, typer.Option(help="Skip-Tuning to choose from beside none: 0.9; again for more.")
-    ] = None,
+    cut: CutOption = None,
+    skip_tuning: SkipTuningOption = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The profile to write.")] = Path("profile.yaml"),
     figure: Annotated[Path | None, typer.Option(help="PNG of the measured fronts too (needs matplotlib).")] = None,
     format: Annotated[Format, typer.Option(help="How results are printed.")] = Format.text,
