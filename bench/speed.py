@@ -10,6 +10,9 @@ reported as median with the 20th and 80th percentile. Beside each speedup stand 
 * MACs: what the count of multiply-accumulates allows for the U-Net alone;
 * time: what the bare forward times of the plain U-Net and of the cached view, measured in the same
   repeats, allow for the whole call; ``of_ceiling`` is how much of it was reached.
+
+Whole calls of pipelines, the trained demo's too. For the U-Net in a loop of its own, compiled variants and what a GPU could do,
+see ``unetaccel bench latency``.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ import typer
 import cases
 import unetaccel
 from unetaccel.environment import environment
+from unetaccel.latency.timers import interleaved, spread
 from unetaccel.sweep.ways import official_deepcache
 from unetaccel.views import build_views
 
@@ -81,7 +85,7 @@ def measure(job: cases.Job, interval: int, cut: int, steps: int, repeats: int) -
         "equal_macs": lambda: job.timed(rival_steps),
         "forwards": lambda: _forwards(job, cut, interval),
     }
-    times = _interleave(ways, repeats)
+    times = interleaved(ways, repeats)
     return {"interval": interval, "cut": cut, "pattern": summary.pattern, **_report(times, summary, rival_steps)}
 
 
@@ -112,18 +116,6 @@ def _forwards(job, cut: int, interval: int, cycles: int = 3) -> tuple[float, flo
     return statistics.median(plain), statistics.median(cached)
 
 
-def _interleave(ways: dict, repeats: int) -> dict[str, list]:
-    """Run every way once per repeat, starting with another one each time; the first round is not counted."""
-    names, times = list(ways), {name: [] for name in ways}
-    for i in range(repeats + 1):
-        turn = i % len(names)
-        for name in names[turn:] + names[:turn]:
-            measured = ways[name]()
-            if i:
-                times[name].append(measured)
-    return times
-
-
 def _report(times: dict[str, list], summary, rival_steps: int) -> dict:
     plain, ours, official, rival = (times[k] for k in ("plain", "ours", "official", "equal_macs"))
     ceilings = [
@@ -148,8 +140,7 @@ def _report(times: dict[str, list], summary, rival_steps: int) -> dict:
 
 
 def _spread(values: list[float]) -> dict:
-    cuts = statistics.quantiles(values, n=5, method="inclusive") if len(values) > 1 else [values[0]] * 4
-    return {"median": round(statistics.median(values), 5), "p20": round(cuts[0], 5), "p80": round(cuts[-1], 5)}
+    return spread(values, digits=5)
 
 
 def _line(row: dict) -> str:

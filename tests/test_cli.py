@@ -116,11 +116,12 @@ def test_inspect_prints_every_skip():
     assert data["cuts"][0]["ceiling"]["3"] == pytest.approx(3 / (1 + 2 * data["cuts"][0]["cached_share"]), rel=1e-3)
 
 
-@pytest.mark.parametrize("command", [["sample"], ["bench", "quality"], ["report"], ["inspect"], ["doctor"], ["tune"]])
+@pytest.mark.parametrize("command", ["sample", "bench quality", "bench latency", "report", "inspect", "doctor", "tune"])
 def test_help_tells_every_default(command):
     """Square brackets would be markup to the help's printer, and vanish."""
-    source = Path(app.__file__).with_name(f"{command[0]}.py").read_text()
-    told = " ".join(unetaccel(*command, "--help").stdout.replace("\u2502", " ").split())
+    file = {"bench quality": "bench", "bench latency": "latency"}.get(command, command)
+    source = Path(app.__file__).with_name(f"{file}.py").read_text()
+    told = " ".join(unetaccel(*command.split(), "--help").stdout.replace("\u2502", " ").split())
     defaults = re.findall(r"\[default: ([^\]]+)\]", source)
     assert all(f"[default: {default}]" in told for default in defaults)
     assert len(defaults) == source.count("[default:")
@@ -169,6 +170,13 @@ ERRORS = {
     ),
     "unknown budget": (["tune", "--budget", "fid=3"], "unknown budget 'fid'; allowed are psnr=45 (dB"),
     "not a png": (["sample", "--out", "grid.jpeg"], "must end in .png"),
+    "unknown variant": (["bench", "latency", "--variant", "magic"], "unknown variant 'magic'; known: plain, plain-in"),
+    "unknown case": (["bench", "latency", "--case", "sd9:2"], "unknown case 'sd9'; known: sd15, sd21"),
+    "a case's batch": (["bench", "latency", "--case", "sd15:0"], "the batch after the colon must be a number of at"),
+    "latency as a picture": (
+        ["bench", "latency", "--out", "a.png"],
+        "the result is JSON, so the name must end in .json",
+    ),
     "unknown model to inspect": (["inspect", "--model", "sd99"], "neither a hub id nor a known shape (sd15"),
 }
 

@@ -25,3 +25,7 @@ def check_count(name: str, value: object) -> None:
 
 class WeightsError(UnetAccelError, OSError):
     """A model folder or weight file is missing, damaged or not what it should be."""
+
+
+class CheckError(UnetAccelError, AssertionError):
+    """A variant computed something else than its reference, so nothing of it is reported."""

@@ -36,6 +36,14 @@ _DDPM = dict(
     in_channels=3, out_channels=3, layers_per_block=2, downsample_padding=0, flip_sin_to_cos=False, freq_shift=1
 )
 
+_VIDEO = dict(
+    in_channels=4,
+    out_channels=4,
+    layers_per_block=2,
+    block_out_channels=(320, 640, 1280, 1280),
+    cross_attention_dim=1024,
+)
+
 SHAPES = {
     "sd15": ("UNet2DConditionModel", dict(sample_size=64, **_SD)),
     "sd21": (
@@ -63,6 +71,34 @@ SHAPES = {
             "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         },
     ),
+    "svd": (  # the 25 frames of its XT version; pictures of 576 x 1024 are latents of 72 x 128
+        "UNetSpatioTemporalConditionModel",
+        {
+            **_VIDEO,
+            "sample_size": 96,
+            "in_channels": 8,
+            "num_frames": 25,
+            "num_attention_heads": (5, 10, 20, 20),
+            "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": 768,
+            "down_block_types": ("CrossAttnDownBlockSpatioTemporal",) * 3 + ("DownBlockSpatioTemporal",),
+            "up_block_types": ("UpBlockSpatioTemporal",) + ("CrossAttnUpBlockSpatioTemporal",) * 3,
+        },
+    ),
+    "animatediff": (  # SD 1.5 with the motion adapter v1-5-2
+        "UNetMotionModel",
+        {
+            **_VIDEO,
+            "sample_size": 64,
+            "cross_attention_dim": 768,
+            "num_attention_heads": 8,
+            "motion_num_attention_heads": 8,
+            "motion_max_seq_length": 32,
+            "use_motion_mid_block": True,
+            "down_block_types": ("CrossAttnDownBlockMotion",) * 3 + ("DownBlockMotion",),
+            "up_block_types": ("UpBlockMotion",) + ("CrossAttnUpBlockMotion",) * 3,
+        },
+    ),
     "ddpm-cifar": (
         "UNet2DModel",
         dict(
@@ -86,7 +122,8 @@ SHAPES = {
         ),
     ),
 }
-"""Name to (class, config). The denoisers of Stable Diffusion 1.5, 2.1, XL and XL's refiner, and of two DDPM checkpoints."""
+"""Name to (class, config). The denoisers of Stable Diffusion 1.5, 2.1, XL and XL's refiner, of Stable Video Diffusion and
+AnimateDiff, and of two DDPM checkpoints."""
 
 
 def build_shape(
@@ -117,9 +154,10 @@ def build_shape(
 
 def _scaled(config: dict, scale: float) -> dict:
     widths = tuple(max(32, round(c * scale / 32) * 32) for c in config["block_out_channels"])
-    heads = config["attention_head_dim"]
+    key = "num_attention_heads" if "num_attention_heads" in config else "attention_head_dim"
+    heads = config[key]
     if isinstance(heads, tuple):  # diffusers reads these as numbers of heads
         heads = tuple(max(1, round(h * scale)) for h in heads)
         heads = tuple(next(h for h in range(n, 0, -1) if c % h == 0) for n, c in zip(heads, widths, strict=True))
     side = max(8, round(config["sample_size"] * scale / 8) * 8)
-    return {**config, "block_out_channels": widths, "attention_head_dim": heads, "sample_size": side}
+    return {**config, "block_out_channels": widths, key: heads, "sample_size": side}

@@ -41,7 +41,7 @@ def _options(
 
 def main() -> None:
     """Entry point of the console script."""
-    from . import bench, doctor, inspect, report, sample, tune  # noqa: F401 - they register themselves
+    from . import bench, doctor, inspect, latency, report, sample, tune  # noqa: F401 - they register themselves
 
     _quiet()
     try:

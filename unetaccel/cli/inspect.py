@@ -21,7 +21,7 @@ def inspect_command(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Folder, hub id, or a shape: sd15, sd21, sdxl, sdxl-refiner, ddpm-cifar, ddpm-lsun256 \\[default: the demo]."
+            help="Folder, hub id, or a shape: sd15, sd21, sdxl, sdxl-refiner, svd, animatediff, ddpm-cifar, ddpm-lsun256 \\[default: the demo]."
         ),
     ] = None,
     latent: Annotated[
