@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 
+import torch
+
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton: its kernels then run on CPU tensors
 
 import copy
 import hashlib
@@ -12,7 +16,6 @@ from types import SimpleNamespace
 
 import diffusers
 import pytest
-import torch
 from architectures import ARCHITECTURES, CONTEXT, unet_inputs
 from diffusers import (
     AutoencoderTiny,

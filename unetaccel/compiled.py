@@ -21,17 +21,21 @@ from .skips import resolve_cut, skip_table
 from .views import CachedStep, FullStep, Views, build_views, make_views, split_containers
 
 
-def compiled_views(unet: nn.Module, b: int | None, sites_of: Callable[[nn.Module], Sites], options: dict) -> Views:
+def compiled_views(
+    unet: nn.Module, b: int | None, sites_of: Callable[[nn.Module], Sites], options: dict, fused: bool = False
+) -> Views:
     """Views of ``unet`` for cut ``b`` whose steps are compiled (``fullgraph=True``), each at its first call.
 
     Args:
         sites_of: the sites of an overlay of ``unet``.
+        options: of ``torch.compile``.
+        fused: as ``build_views``.
 
     Raises:
         UnsupportedModelError: as ``build_views``.
     """
     scales = LoraScales(unet)
-    views = make_views(scales.unet, b, sites_of(scales.unet))
+    views = make_views(scales.unet, b, sites_of(scales.unet), fused)
     split = split_containers(unet, views.skip, views.sites)
     views.fingerprint = Fingerprint(split, scales.containers())
     views.cached_fingerprint = Fingerprint(split, scales.containers(views.cached))

@@ -17,6 +17,7 @@ from .halves import Halves
 from .inputs import input_names
 from .layouts import layout_of
 from .methods import DeepCache, GuidanceReuse, Method, ReuseMethod
+from .ops import check_backend
 from .overlay import has_foreign_forward, refuse_replaced_forward
 from .run import Report, Run, active, current_run
 from .skip_edits import SkipEdits
@@ -33,12 +34,15 @@ class Engine:
         unet: the user's U-Net; never written to.
         methods: at least one method, at most one of them a reuse method.
         compile: options of ``torch.compile``, or None.
+        kernels: see ``apply``.
 
     Raises:
         UnsupportedModelError, SettingError: the methods do not fit this U-Net.
     """
 
-    def __init__(self, unet: nn.Module, methods: tuple[Method, ...], compile: dict | None = None):
+    def __init__(
+        self, unet: nn.Module, methods: tuple[Method, ...], compile: dict | None = None, kernels: str = "auto"
+    ):
         self.original = unet
         self.methods = methods
         self.layout = layout_of(unet)
@@ -60,7 +64,7 @@ class Engine:
         self.costs: dict = {}
         self._forward = type(unet).forward
         self._names = input_names(unet)
-        self._compile = compile
+        self._compile, self._kernels = compile, check_backend("apply(kernels)", kernels)
         self._idle: list[Views] = [self._build()]  # built now, so that what cannot work fails here
         self._lock = threading.Lock()
         self._warned = False
@@ -95,10 +99,11 @@ class Engine:
         return run.run_plain(inputs)
 
     def _build(self) -> Views:
+        fused = self._kernels == "triton"
         if self._compile is None:
-            return make_views(self.original, self.cut, self.edits.sites(self.original))
+            return make_views(self.original, self.cut, self.edits.sites(self.original), fused)
         check_compilable(self.original)  # again whenever the model has changed
-        return compiled_views(self.original, self.cut, self.edits.sites, self._compile)
+        return compiled_views(self.original, self.cut, self.edits.sites, self._compile, fused)
 
     def _evaluate_outside(self, args: tuple, kwargs: dict) -> object:
         """A call that belongs to no sampling call: nothing is reused; skips are edited all the same."""
@@ -135,7 +140,7 @@ class Engine:
     ) -> Iterator[Run]:
         """One sampling call: evaluations inside the block belong to it, in this thread."""
         halves = Halves(self.guidance, guided) if self.guidance else None
-        run = Run(self, self.reuse, self._borrow, timeline, streams, self.edits.strengths, halves)
+        run = Run(self, self.reuse, self._borrow, timeline, streams, self.edits.strengths, halves, self._kernels)
         self.last = run
         try:
             with active(run):

@@ -18,7 +18,11 @@ from .profile import Profile
 
 
 def apply(
-    pipe_or_unet, *methods: Method | Profile | str | PathLike, replace: bool = False, compile: bool | dict = False
+    pipe_or_unet,
+    *methods: Method | Profile | str | PathLike,
+    replace: bool = False,
+    compile: bool | dict = False,
+    kernels: str = "auto",
 ) -> Handle:
     """Accelerate a diffusers pipeline, or a bare U-Net, with one or more methods.
 
@@ -36,6 +40,9 @@ def apply(
         replace: remove what was applied to it before; without it a second ``apply`` is an error.
         compile: compile the full and the cached view, one graph each, at their first evaluation; a dict is
             passed to ``torch.compile`` (``{"mode": "max-autotune"}``). Outputs then equal eager ones up to rounding.
+        kernels: ``"torch"``: PyTorch's own operations throughout. ``"auto"``: on CUDA, where Triton works, a kernel blends the features of a
+            forecast. ``"triton"``: kernels also run the concatenation and the norms of the layer at the cut, in full evaluations too,
+            which then equal plain ones up to rounding.
 
     Returns:
         A ``Handle``; as a context manager it removes the methods at the end of the block.
@@ -54,7 +61,9 @@ def apply(
             f"unetaccel is already applied here: {', '.join(map(repr, previous.methods))}. "
             "Call handle.remove() first, or apply(..., replace=True)"
         )
-    engine = Engine(_plain(unet), methods, compile_options(compile))  # fails before anything is changed or given up
+    engine = Engine(
+        _plain(unet), methods, compile_options(compile), kernels
+    )  # fails before anything is changed or given up
     controlnet = controlnet_engine(_plain(getattr(pipe, "controlnet", None)), engine)
     slots = {} if pipe is None else {"unet": face(engine)}
     if controlnet is not None:

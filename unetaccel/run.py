@@ -67,6 +67,7 @@ class Run:
         streams: evaluations per step, or None if ``step`` is called after each scheduler step.
         strengths: from the timeline, how strongly each skip method acts at each evaluation.
         halves: guidance reuse, or None.
+        kernels: what forecasts are blended by, see ``ops``.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Run:
         streams: int | None = None,
         strengths: Callable[[Timeline], list[list[float] | None]] = lambda timeline: [],
         halves: Halves | None = None,
+        kernels: str = "auto",
     ):
         self.owner = owner
         self.closed = False
@@ -85,7 +87,7 @@ class Run:
         self.per_step = streams
         self._reuse, self._borrow, self._timeline = reuse, borrow, timeline
         self._strengths_of, self._strengths = strengths, []
-        self._halves = halves
+        self._halves, self._kernels = halves, kernels
         self.restart()
 
     def restart(self) -> None:
@@ -240,7 +242,7 @@ class Run:
         if self._calls >= MAX_STREAMS:
             return None
         if self._calls == len(self._streams):
-            self._streams.append(Stream(self._tables(0)))
+            self._streams.append(Stream(self._tables(0), self._kernels))
             self._report.kinds.append([])
             self._report.halved.append([])
         return self._streams[self._calls]

@@ -93,7 +93,7 @@ class Sites:
         self, unet: nn.Module, layers: dict[str, nn.Module], strengths: list, residuals: list, inside: str = ""
     ):
         self.layers = layers
-        self._unet = unet
+        self._unet, self._inside = unet, inside
         self.paths = [f"{path}.{inside}" for path in layers]
         """Of what may have been copied of the layers, each with a dot, as ``overlay.copied_containers`` takes them."""
         self._by_id = {id(unet.get_submodule(path)): site for path, site in layers.items()}
@@ -105,6 +105,10 @@ class Sites:
             if isinstance(m, SkipEdit) and any(True for _ in m.parameters())
         ]
         self._folds = [m for site in layers.values() for m in site.modules() if isinstance(m, Fold)]
+
+    def replacing(self, unet: nn.Module, path: str, layer: nn.Module) -> Sites:
+        """These sites of ``unet``, with ``layer`` at ``path``."""
+        return Sites(unet, {**self.layers, path: layer}, self._strengths, self._residuals, self._inside)
 
     def __bool__(self) -> bool:
         return bool(self.paths)

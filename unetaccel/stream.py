@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 import torch
 
 from .forecast import Row, Table
-from .ops import forecast_blend
+from .ops import blends_by_kernel, forecast_blend, weight_table
+
+Rows = tuple[Row | None, ...]
 
 
 @dataclass
@@ -17,6 +19,8 @@ class Stream:
     """What is kept between the evaluations of one condition. Pure bookkeeping: ``table`` says what to do with it."""
 
     table: Table
+    kernels: str = "auto"
+    """What forecasts are blended by, see ``ops``."""
     ring: dict[int, torch.Tensor] = field(default_factory=dict)
     """Features (N, C, H, W) by slot: one to hold, more to forecast from."""
     kept: int = 0
@@ -24,6 +28,8 @@ class Stream:
     inputs: object = None
     """Structure of the inputs that they were made for."""
     condition: int | None = None
+    _weights: dict[str, tuple[Rows, torch.Tensor]] = field(default_factory=dict, repr=False)
+    """Of the table's rows and of its checks, where they lie on the device."""
 
     @property
     def nbytes(self) -> int:
@@ -64,13 +70,14 @@ class Stream:
 
     def forecast(self, index: int) -> torch.Tensor:
         """F at the cached evaluation ``index``, (N, C, H, W)."""
-        return self._blend(self.table.rows[index])
+        return self._blend("rows", index)
 
     def expected(self, index: int) -> torch.Tensor:
         """F at the full evaluation ``index`` as it would have been forecast, before that is made."""
-        return self._blend(self.table.checks[index])
+        return self._blend("checks", index)
 
-    def _blend(self, row: Row) -> torch.Tensor:
+    def _blend(self, kind: str, index: int) -> torch.Tensor:
+        row = getattr(self.table, kind)[index]
         if len(row) == 1 and row[0][1] == 1:
             return self.ring[row[0][0]]
         features = [self.ring[slot] for slot, _ in row]
@@ -79,4 +86,19 @@ class Stream:
             (f.dtype, f.shape) != (latest.dtype, latest.shape) for f in features
         ):  # autocast was switched in between
             return latest
-        return forecast_blend(features, [weight for _, weight in row])
+        slots = self.table.slots
+        if not blends_by_kernel(latest, slots, self.kernels):
+            return forecast_blend(features, [weight for _, weight in row], backend="torch")
+        read = {slot for slot, _ in row}
+        features = [self.ring[slot] if slot in read else latest for slot in range(slots)]
+        return forecast_blend(features, self._on_device(kind, latest.device), index, backend="triton")
+
+    def _on_device(self, kind: str, device: torch.device) -> torch.Tensor:
+        """The weights of all evaluations by slot, (evaluations, slots), there since the first that wanted them."""
+        rows = getattr(self.table, kind)
+        known, weights = self._weights.get(kind, (None, None))
+        if known is not rows or weights.device != device:
+            by_slot = [[dict(row or ()).get(slot, 0.0) for slot in range(self.table.slots)] for row in rows]
+            weights = weight_table(by_slot, device)
+            self._weights[kind] = rows, weights
+        return weights

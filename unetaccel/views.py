@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from .entry import FusedBlock, fuse
 from .errors import UnsupportedModelError
 from .inputs import ADAPTER_STATES, MID_RESIDUAL, RESIDUALS, input_names
 from .offload import carry_hook, group_is_cut, refuse_streams
@@ -25,29 +26,38 @@ class Port:
     """Where F passes between a view and its caller, for the length of one evaluation."""
 
     def __init__(self):
+        self.clear()
+
+    def clear(self) -> None:
+        """Let go of all tensors."""
         self.feature: torch.Tensor | None = None  # (N, C, H, W)
+        self.parts: tuple[torch.Tensor, torch.Tensor] | None = None
+        """Of what enters the layer at the cut, where that is fused: F, and the skip."""
+        self.moments: torch.Tensor | None = None
+        """For the norm that follows."""
 
 
 class Tap(nn.Module):
     """Stands for the decoder block at the cut: writes its first input to the port, or replaces it from there.
 
-    The feature is copied either way, because blocks may edit their input in place (FreeU does), and detached:
-    no gradient flows from one evaluation to another.
+    The feature is copied either way, because blocks may edit their input in place (FreeU does; those that are fused do not), and
+    detached: no gradient flows from one evaluation to another.
     """
 
-    def __init__(self, block: nn.Module, port: Port, reads: bool):
+    def __init__(self, block: nn.Module, port: Port, reads: bool, fused: bool = False):
         super().__init__()
-        self.block = block
+        self.block = FusedBlock(block, port) if fused else block
         self.resnets = block.resnets  # diffusers counts a block's skips by these
         self.has_cross_attention = getattr(block, "has_cross_attention", False)
         self.port = port
         self.reads = reads
+        self.copies = not fused
 
     def forward(self, hidden_states, *args, **kwargs):
         if self.reads:
-            hidden_states = self.port.feature.clone()
+            hidden_states = self.port.feature.clone() if self.copies else self.port.feature
         else:
-            self.port.feature = hidden_states.detach().clone()
+            self.port.feature = hidden_states.detach().clone() if self.copies else hidden_states.detach()
         return self.block(hidden_states, *args, **kwargs)
 
 
@@ -118,6 +128,8 @@ class Views:
     """Down blocks whose last layer the cached view still runs."""
     fingerprint: Fingerprint = field(repr=False)
     sites: Sites = field(repr=False, default=NO_SITES)
+    unfused: str | None = None
+    """Why the layer at the cut is not run by kernels, where that was asked for."""
 
     def __post_init__(self):
         self.full_step: Callable = FullStep(self.full, self.port)
@@ -151,7 +163,7 @@ class Views:
         try:
             return step(**inputs)
         except BaseException:
-            self.port.feature = None  # views outlive the call: nothing of it may stay with them
+            self.port.clear()  # views outlive the call: nothing of it may stay with them
             raise
 
     def relevant(self, inputs: dict) -> dict:
@@ -168,33 +180,37 @@ class Views:
         return trimmed
 
 
-def make_views(unet: nn.Module, b: int | None, sites: Sites) -> Views:
+def make_views(unet: nn.Module, b: int | None, sites: Sites, fused: bool = False) -> Views:
     """``build_views`` for a cut, ``edited_views`` without one."""
-    return edited_views(unet, sites) if b is None else build_views(unet, b, sites)
+    return edited_views(unet, sites) if b is None else build_views(unet, b, sites, fused)
 
 
-def build_views(unet: nn.Module, b: int, sites: Sites = NO_SITES) -> Views:
+def build_views(unet: nn.Module, b: int, sites: Sites = NO_SITES, fused: bool = False) -> Views:
     """Both views of ``unet`` for cut ``b``. Builds a dozen small objects and copies no tensor.
 
     Args:
         sites: what stands for decoder layers in the views, by default nothing.
+        fused: run the layer at the cut by kernels, where that can be (see ``entry``).
 
     Raises:
         UnsupportedModelError: see ``skips.check_supported``; or a block was patched by another tool.
     """
-    skip = skip_table(unet)[b]
+    skip, port, plain_sites, unfused = skip_table(unet)[b], Port(), sites, None
+    if fused:
+        sites, unfused = fuse(unet, skip, sites, port)
+        fused = unfused is None
     containers = split_containers(unet, skip, sites)
     refuse_streams(unet)
     refuse_replaced_forward(containers[1:], {id(m): name for name, m in unet.named_modules()})
     _refuse_hooks(_split_blocks(unet, skip), skip)
-    port, up = Port(), list(unet.up_blocks)
+    up = list(unet.up_blocks)
     entry = up[skip.up_block]
     head = [part(block, up, sites=sites) for block in up[: skip.up_block]]
     above = [part(block, up, sites=sites) for block in up[skip.up_block + 1 :]]
     if skip.up_layer:
         head.append(part(entry, up, 0, skip.up_layer, "upsamplers", after=False, sites=sites))
     tail = part(entry, up, skip.up_layer, before=not skip.up_layer, sites=sites)
-    full = overlay(unet, {"up_blocks": nn.ModuleList([*head, Tap(tail, port, reads=False), *above])})
+    full = overlay(unet, {"up_blocks": nn.ModuleList([*head, Tap(tail, port, reads=False, fused=fused), *above])})
     down = encoder_through(unet, skip.block, skip.layer)
     whole = len(down) - (skip.block >= 0 and not _takes_adapter(unet.down_blocks[skip.block], skip.layer))
     running = up[skip.up_block :]
@@ -205,11 +221,11 @@ def build_views(unet: nn.Module, b: int, sites: Sites = NO_SITES) -> Views:
         {
             "down_blocks": nn.ModuleList(down),
             "mid_block": PassThrough(),
-            "up_blocks": nn.ModuleList([Tap(tail, port, reads=True), *above]),
+            "up_blocks": nn.ModuleList([Tap(tail, port, reads=True, fused=fused), *above]),
         },
     )
-    edited = overlay(unet, _edited_blocks(unet, sites)) if sites else unet
-    return Views(edited, full, cached, port, skip, whole, Fingerprint(containers), sites)
+    edited = overlay(unet, _edited_blocks(unet, plain_sites)) if plain_sites else unet
+    return Views(edited, full, cached, port, skip, whole, Fingerprint(containers), sites, unfused)
 
 
 def edited_views(unet: nn.Module, sites: Sites) -> Views:

@@ -208,6 +208,9 @@ class Gate(SkipEdit):
         unscaled = skip.clone() if torch.is_grad_enabled() else skip  # the gate's gradient is made of it
         skip.copy_(scaled(unscaled, factor))
 
+    def multiplier(self, skip, strength):
+        return self.factor(skip)
+
     def factor(self, skip: torch.Tensor) -> torch.Tensor:
         """The gate for a skip (N, C, H, W): (N, C, 1, 1), or (N, 1, H, W), in the type of its parameters."""
         dtype = self.network[0].weight.dtype

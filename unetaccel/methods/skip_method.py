@@ -27,6 +27,12 @@ class SkipEdit(nn.Module):
     def forward(self, hidden: torch.Tensor, skip: torch.Tensor, strength: torch.Tensor | None) -> None:
         raise NotImplementedError
 
+    def multiplier(self, skip: torch.Tensor, strength: torch.Tensor | None) -> float | torch.Tensor:
+        """What the skip is multiplied by, where an edit does that and nothing else: a number, or a tensor of shape (),
+        (N, C_skip, 1, 1) or (N, 1, H, W). Others leave this out.
+        """
+        raise NotImplementedError
+
     def check(self, sample: torch.Tensor) -> None:
         """Asked of an edit that learns before each evaluation on ``sample`` (N, ..., H, W), outside of any graph.
 

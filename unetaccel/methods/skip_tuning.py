@@ -220,6 +220,9 @@ class Scale(SkipEdit):
         else:
             skip.copy_(scaled(skip, at_strength(self.rho, strength)))
 
+    def multiplier(self, skip, strength):
+        return at_strength(self.rho, strength)
+
 
 class ScaledInput(nn.Module):
     """A layer whose input channels from ``start`` on, along ``dim``, are multiplied first."""
