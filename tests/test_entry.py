@@ -7,6 +7,7 @@ from torch._dynamo.testing import CompileCounter
 import unetaccel
 from unetaccel import DeepCache, FreeU, ScaleLong, SettingError, SkipTuning, ops
 from unetaccel.entry import FusedLayer
+from unetaccel.execution import Execution
 from unetaccel.sites import NO_SITES
 from unetaccel.views import build_views
 
@@ -72,7 +73,7 @@ def test_what_multiplies_the_skip_is_fused(tiny, joins, method, gates):
 
 
 def why_not(unet, b=0, sites=NO_SITES) -> str | None:
-    return build_views(unet, b, sites, fused=True).unfused
+    return build_views(unet, b, sites, Execution(kernels="triton")).unfused
 
 
 def test_what_is_not_fused_says_why_and_runs_plain(tiny, joins):

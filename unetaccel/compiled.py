@@ -14,6 +14,7 @@ from torch import nn
 
 from .accelerated import Face
 from .errors import SettingError, UnsupportedModelError
+from .execution import Execution
 from .lora import LoraScales
 from .overlay import Fingerprint
 from .sites import Sites
@@ -21,27 +22,24 @@ from .skips import resolve_cut, skip_table
 from .views import CachedStep, FullStep, Views, build_views, make_views, split_containers
 
 
-def compiled_views(
-    unet: nn.Module, b: int | None, sites_of: Callable[[nn.Module], Sites], options: dict, fused: bool = False
-) -> Views:
+def compiled_views(unet: nn.Module, b: int | None, sites_of: Callable[[nn.Module], Sites], how: Execution) -> Views:
     """Views of ``unet`` for cut ``b`` whose steps are compiled (``fullgraph=True``), each at its first call.
 
     Args:
         sites_of: the sites of an overlay of ``unet``.
-        options: of ``torch.compile``.
-        fused: as ``build_views``.
+        how: with the options of ``torch.compile``.
 
     Raises:
         UnsupportedModelError: as ``build_views``.
     """
     scales = LoraScales(unet)
-    views = make_views(scales.unet, b, sites_of(scales.unet), fused)
+    views = make_views(scales.unet, b, sites_of(scales.unet), how)
     split = split_containers(unet, views.skip, views.sites)
     views.fingerprint = Fingerprint(split, scales.containers())
     views.cached_fingerprint = Fingerprint(split, scales.containers(views.cached))
-    views.full_step = compile_step(views.full_step, options, scales)
-    views.cached_step = compile_step(views.cached_step, options, scales)
-    views.plain_step = compile_step(views.plain_step, options, scales)
+    views.full_step = compile_step(views.full_step, how.inductor, scales)
+    views.cached_step = compile_step(views.cached_step, how.inductor, scales)
+    views.plain_step = compile_step(views.plain_step, how.inductor, scales)
     return views
 
 
@@ -57,21 +55,6 @@ def compile_step(step: Callable, options: dict, scales: LoraScales) -> Callable:
         return compiled(**inputs)
 
     return call
-
-
-def compile_options(value: bool | dict) -> dict | None:
-    """What ``apply(compile=...)`` was given, as keyword arguments of ``torch.compile``; None for no compiling.
-
-    Raises:
-        SettingError: neither a bool nor a dict.
-    """
-    if isinstance(value, bool):
-        return {} if value else None
-    if isinstance(value, dict):
-        return value
-    raise SettingError(
-        f"compile={value!r}: expected True, False, or a dict of torch.compile's options such as {{'mode': ...}}"
-    )
 
 
 def check_compilable(unet: nn.Module) -> None:

@@ -13,11 +13,11 @@ from . import timeline as timelines
 from .compiled import check_compilable, compiled_views
 from .costs import auto_cut
 from .errors import SettingError, UnsupportedModelError, check_count
+from .execution import EAGER, Execution
 from .halves import Halves
 from .inputs import input_names
 from .layouts import layout_of
 from .methods import DeepCache, GuidanceReuse, Method, ReuseMethod
-from .ops import check_backend
 from .overlay import has_foreign_forward, refuse_replaced_forward
 from .run import Report, Run, active, current_run
 from .skip_edits import SkipEdits
@@ -33,16 +33,13 @@ class Engine:
     Args:
         unet: the user's U-Net; never written to.
         methods: at least one method, at most one of them a reuse method.
-        compile: options of ``torch.compile``, or None.
-        kernels: see ``apply``.
+        how: evaluations are run.
 
     Raises:
         UnsupportedModelError, SettingError: the methods do not fit this U-Net.
     """
 
-    def __init__(
-        self, unet: nn.Module, methods: tuple[Method, ...], compile: dict | None = None, kernels: str = "auto"
-    ):
+    def __init__(self, unet: nn.Module, methods: tuple[Method, ...], how: Execution = EAGER):
         self.original = unet
         self.methods = methods
         self.layout = layout_of(unet)
@@ -64,7 +61,7 @@ class Engine:
         self.costs: dict = {}
         self._forward = type(unet).forward
         self._names = input_names(unet)
-        self._compile, self._kernels = compile, check_backend("apply(kernels)", kernels)
+        self.how = how
         self._idle: list[Views] = [self._build()]  # built now, so that what cannot work fails here
         self._lock = threading.Lock()
         self._warned = False
@@ -94,16 +91,15 @@ class Engine:
         return {**dict(zip(self._names, args, strict=False)), **{here.get(k, k): v for k, v in kwargs.items()}}
 
     def _run_plain(self, run: Run, inputs: dict) -> object:
-        if self._compile is None and not self.edits:
+        if self.how.inductor is None and not self.how.graphs and not self.edits:
             return self._forward(self.original, **{self._names.get(k, k): v for k, v in inputs.items()})
         return run.run_plain(inputs)
 
     def _build(self) -> Views:
-        fused = self._kernels == "triton"
-        if self._compile is None:
-            return make_views(self.original, self.cut, self.edits.sites(self.original), fused)
+        if self.how.inductor is None:
+            return make_views(self.original, self.cut, self.edits.sites(self.original), self.how)
         check_compilable(self.original)  # again whenever the model has changed
-        return compiled_views(self.original, self.cut, self.edits.sites, self._compile, fused)
+        return compiled_views(self.original, self.cut, self.edits.sites, self.how)
 
     def _evaluate_outside(self, args: tuple, kwargs: dict) -> object:
         """A call that belongs to no sampling call: nothing is reused; skips are edited all the same."""
@@ -140,7 +136,7 @@ class Engine:
     ) -> Iterator[Run]:
         """One sampling call: evaluations inside the block belong to it, in this thread."""
         halves = Halves(self.guidance, guided) if self.guidance else None
-        run = Run(self, self.reuse, self._borrow, timeline, streams, self.edits.strengths, halves, self._kernels)
+        run = Run(self, self.reuse, self._borrow, timeline, streams, self.edits.strengths, halves, self.how.kernels)
         self.last = run
         try:
             with active(run):

@@ -8,10 +8,10 @@ from torch import nn
 
 from .accelerated import AcceleratedUNet, Face, face
 from .calls import AcceleratedPipeline, unwatch_calls, watch_calls
-from .compiled import compile_options
 from .controlnet import AcceleratedControlNet, controlnet_engine
 from .engine import Engine
 from .errors import AlreadyAppliedError, SettingError, UnsupportedModelError
+from .execution import Execution
 from .handle import Handle
 from .methods import RECOMMENDED, Calibrated, GuidanceReuse, Method
 from .profile import Profile
@@ -21,8 +21,9 @@ def apply(
     pipe_or_unet,
     *methods: Method | Profile | str | PathLike,
     replace: bool = False,
-    compile: bool | dict = False,
+    compile: bool | str | dict = False,
     kernels: str = "auto",
+    precompute: bool = False,
 ) -> Handle:
     """Accelerate a diffusers pipeline, or a bare U-Net, with one or more methods.
 
@@ -61,9 +62,8 @@ def apply(
             f"unetaccel is already applied here: {', '.join(map(repr, previous.methods))}. "
             "Call handle.remove() first, or apply(..., replace=True)"
         )
-    engine = Engine(
-        _plain(unet), methods, compile_options(compile), kernels
-    )  # fails before anything is changed or given up
+    how = Execution.of(compile, kernels, precompute)
+    engine = Engine(_plain(unet), methods, how)  # fails before anything is changed or given up
     controlnet = controlnet_engine(_plain(getattr(pipe, "controlnet", None)), engine)
     slots = {} if pipe is None else {"unet": face(engine)}
     if controlnet is not None:

@@ -15,6 +15,7 @@ from torch import nn
 
 from .entry import FusedBlock, fuse
 from .errors import UnsupportedModelError
+from .execution import EAGER, Execution
 from .inputs import ADAPTER_STATES, MID_RESIDUAL, RESIDUALS, input_names
 from .offload import carry_hook, group_is_cut, refuse_streams
 from .overlay import Fingerprint, copied_containers, overlay, refuse_replaced_forward
@@ -180,22 +181,22 @@ class Views:
         return trimmed
 
 
-def make_views(unet: nn.Module, b: int | None, sites: Sites, fused: bool = False) -> Views:
+def make_views(unet: nn.Module, b: int | None, sites: Sites, how: Execution = EAGER) -> Views:
     """``build_views`` for a cut, ``edited_views`` without one."""
-    return edited_views(unet, sites) if b is None else build_views(unet, b, sites, fused)
+    return edited_views(unet, sites) if b is None else build_views(unet, b, sites, how)
 
 
-def build_views(unet: nn.Module, b: int, sites: Sites = NO_SITES, fused: bool = False) -> Views:
+def build_views(unet: nn.Module, b: int, sites: Sites = NO_SITES, how: Execution = EAGER) -> Views:
     """Both views of ``unet`` for cut ``b``. Builds a dozen small objects and copies no tensor.
 
     Args:
         sites: what stands for decoder layers in the views, by default nothing.
-        fused: run the layer at the cut by kernels, where that can be (see ``entry``).
+        how: with ``fused``, kernels run the layer at the cut, where that can be (see ``entry``).
 
     Raises:
         UnsupportedModelError: see ``skips.check_supported``; or a block was patched by another tool.
     """
-    skip, port, plain_sites, unfused = skip_table(unet)[b], Port(), sites, None
+    skip, port, plain_sites, fused, unfused = skip_table(unet)[b], Port(), sites, how.fused, None
     if fused:
         sites, unfused = fuse(unet, skip, sites, port)
         fused = unfused is None
