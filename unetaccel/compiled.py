@@ -15,6 +15,7 @@ from torch import nn
 from .accelerated import Face
 from .errors import SettingError, UnsupportedModelError
 from .execution import Execution
+from .graphs import Log, graphed
 from .lora import LoraScales
 from .overlay import Fingerprint
 from .sites import Sites
@@ -22,12 +23,15 @@ from .skips import resolve_cut, skip_table
 from .views import CachedStep, FullStep, Views, build_views, make_views, split_containers
 
 
-def compiled_views(unet: nn.Module, b: int | None, sites_of: Callable[[nn.Module], Sites], how: Execution) -> Views:
-    """Views of ``unet`` for cut ``b`` whose steps are compiled (``fullgraph=True``), each at its first call.
+def compiled_views(
+    unet: nn.Module, b: int | None, sites_of: Callable[[nn.Module], Sites], how: Execution, log: Log | None = None
+) -> Views:
+    """Views of ``unet`` for cut ``b`` whose steps are compiled (``fullgraph=True``) or recorded, each at its first call.
 
     Args:
         sites_of: the sites of an overlay of ``unet``.
-        how: with the options of ``torch.compile``.
+        how: with the options of ``torch.compile``, or with graphs.
+        log: what recordings are told to.
 
     Raises:
         UnsupportedModelError: as ``build_views``.
@@ -37,9 +41,13 @@ def compiled_views(unet: nn.Module, b: int | None, sites_of: Callable[[nn.Module
     split = split_containers(unet, views.skip, views.sites)
     views.fingerprint = Fingerprint(split, scales.containers())
     views.cached_fingerprint = Fingerprint(split, scales.containers(views.cached))
-    views.full_step = compile_step(views.full_step, how.inductor, scales)
-    views.cached_step = compile_step(views.cached_step, how.inductor, scales)
-    views.plain_step = compile_step(views.plain_step, how.inductor, scales)
+    steps = views.full_step, views.cached_step, views.plain_step
+    if how.graphs:
+        steps = graphed(steps, scales, log)
+    else:
+        check_compilable(unet)
+        steps = [compile_step(step, how.inductor, scales) for step in steps]
+    views.full_step, views.cached_step, views.plain_step = steps
     return views
 
 

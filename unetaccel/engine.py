@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from torch import nn
 
 from . import timeline as timelines
-from .compiled import check_compilable, compiled_views
+from .compiled import compiled_views
 from .costs import auto_cut
 from .errors import SettingError, UnsupportedModelError, check_count
 from .execution import EAGER, Execution
+from .graphs import Log
 from .halves import Halves
 from .inputs import input_names
 from .layouts import layout_of
@@ -62,6 +63,8 @@ class Engine:
         self._forward = type(unet).forward
         self._names = input_names(unet)
         self.how = how
+        self.log = Log() if how.graphs else None
+        """Of recordings."""
         self._idle: list[Views] = [self._build()]  # built now, so that what cannot work fails here
         self._lock = threading.Lock()
         self._warned = False
@@ -96,10 +99,9 @@ class Engine:
         return run.run_plain(inputs)
 
     def _build(self) -> Views:
-        if self.how.inductor is None:
+        if self.how.inductor is None and not self.how.graphs:
             return make_views(self.original, self.cut, self.edits.sites(self.original), self.how)
-        check_compilable(self.original)  # again whenever the model has changed
-        return compiled_views(self.original, self.cut, self.edits.sites, self.how)
+        return compiled_views(self.original, self.cut, self.edits.sites, self.how, self.log)
 
     def _evaluate_outside(self, args: tuple, kwargs: dict) -> object:
         """A call that belongs to no sampling call: nothing is reused; skips are edited all the same."""
@@ -157,6 +159,7 @@ class Engine:
                 views = self._idle.pop()
                 if views.are_current():
                     views.sites.refresh()
+                    views.forget()
                     return views
         return self._build()
 

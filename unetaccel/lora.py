@@ -39,6 +39,7 @@ class LoraScales:
 
     Attributes:
         unet: the overlay, or the U-Net itself where nothing is to be replaced.
+        changes: how often a scale was set to another value.
     """
 
     def __init__(self, unet: nn.Module):
@@ -54,6 +55,7 @@ class LoraScales:
         self._scaled = [(m.scaling, name, twins[key].lora_B[name]) for key, m in scaled.items() for name in m.lora_B]
         self._pops = follows and _scales_layers(unet)
         self._values: list[float] = []
+        self.changes = 0
         self._placed: tuple | None = None
 
     def containers(self, view: nn.Module | None = None) -> list[nn.Module]:
@@ -78,7 +80,7 @@ class LoraScales:
             for (_, _, scaled), new, old in zip(self._scaled, values, self._values, strict=True):
                 if new != old:
                     scaled.scale.fill_(new)
-            self._values = values
+            self._values, self.changes = values, self.changes + 1
         return inputs
 
     @torch.inference_mode(False)  # tensors made in inference mode could not be written outside it

@@ -39,8 +39,10 @@ def apply(
         pipe_or_unet: a pipeline with a ``unet``, or a U-Net.
         methods: what to apply, in any order; without any it is ``methods.RECOMMENDED``, a good cache for all models. A profile, or the path of one, stands for ``Calibrated(profile)``.
         replace: remove what was applied to it before; without it a second ``apply`` is an error.
-        compile: compile the full and the cached view, one graph each, at their first evaluation; a dict is
-            passed to ``torch.compile`` (``{"mode": "max-autotune"}``). Outputs then equal eager ones up to rounding.
+        compile: ``"inductor"`` (or True): compile the full and the cached view by ``torch.compile``, one graph each, at their first
+            evaluation; a dict is passed to it (``{"mode": "max-autotune"}``). Outputs then equal eager ones up to rounding.
+            ``"graphs"``: record both as CUDA graphs and replay them; exact. Where nothing can be recorded (on a CPU, with offload
+            hooks, for gradients) evaluations are eager, and ``handle.summary()`` says why.
         kernels: ``"torch"``: PyTorch's own operations throughout. ``"auto"``: on CUDA, where Triton works, a kernel blends the features of a
             forecast. ``"triton"``: kernels also run the concatenation and the norms of the layer at the cut, in full evaluations too,
             which then equal plain ones up to rounding.

@@ -140,6 +140,8 @@ class Run:
         """Make the next evaluation of every stream a full one."""
         for stream in self._streams:
             stream.forget()
+        if self.views is not None:
+            self.views.forget()
 
     def close(self) -> None:
         """Free the features; ``report`` stays."""

@@ -49,6 +49,8 @@ class Summary:
     """What the profile predicts for the same full evaluations, were they forecast."""
     refreshed: int = 0
     """Evaluations that were made full because forecasts were off."""
+    graphs: str | None = None
+    """With ``compile="graphs"``: what was recorded so far, its memory, and why evaluations were eager."""
     plain_because: str | None = None
     """Why nothing was cached, if the call was kept plain."""
     patterns: tuple[str, ...] = field(default=(), repr=False)
@@ -77,6 +79,7 @@ class Summary:
             of = f"; a cached evaluation is {self.cached_macs_share:.1%} of a full one" if self.cut is not None else ""
             lines.append(f"  MACs       {self.macs_share:.1%} of plain{of}")
         lines += self._forecasts()
+        lines += [f"  graphs     {self.graphs}"] if self.graphs else []
         times = [("full", self.seconds_full), ("cached", self.seconds_cached)]
         lines.append("  time       " + ", ".join(f"{1000 * s:.2f} ms {kind}" for kind, s in times if s is not None))
         return "\n".join(lines)
@@ -98,7 +101,7 @@ class Summary:
 def summarize(engine: Engine) -> Summary:
     """The summary of the engine's latest run. Counts MACs once per shape of inputs; waits for CUDA timers."""
     base = dict(methods=tuple(map(repr, engine.methods)), cut=engine.cut, entry=engine.skip and engine.skip.entry,
-                edits=engine.edits.account)  # fmt: skip
+                edits=engine.edits.account, graphs=None if engine.log is None else str(engine.log))  # fmt: skip
     report = engine.report()
     if report is None:
         return Summary(**base)

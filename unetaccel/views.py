@@ -16,6 +16,7 @@ from torch import nn
 from .entry import FusedBlock, fuse
 from .errors import UnsupportedModelError
 from .execution import EAGER, Execution
+from .graphs import GraphedStep
 from .inputs import ADAPTER_STATES, MID_RESIDUAL, RESIDUALS, input_names
 from .offload import carry_hook, group_is_cut, refuse_streams
 from .overlay import Fingerprint, copied_containers, overlay, refuse_replaced_forward
@@ -142,6 +143,12 @@ class Views:
     def are_current(self, cached: bool = False) -> bool:
         """Whether the model is as it was when they were made; with ``cached``, as far as cached evaluations read it."""
         return (self.cached_fingerprint if cached else self.fingerprint).is_current() and self.sites.are_current()
+
+    def forget(self) -> None:
+        """Compute anew what is remembered of weights and conditions: they may have changed without a mark."""
+        for step in (self.full_step, self.cached_step, self.plain_step):
+            if isinstance(step, GraphedStep):
+                step.forget()
 
     def run_full(self, inputs: dict) -> tuple[object, torch.Tensor]:
         """One full evaluation with keyword ``inputs``: the U-Net's output, and F of shape (N, C, H, W)."""

@@ -1,0 +1,322 @@
+"""Two-graph execution: each view recorded once as a CUDA graph and replayed, with no Python per layer.
+
+A graph repeats the same kernels on the same addresses. What changes between evaluations therefore lies in buffers, which are
+written before a replay if their source is another tensor or was written to; what comes out is copied, since the next replay
+writes there again. What a graph has fixed (modules, parameters, attributes) is compared with the model before each
+replay, and whatever differs is recorded anew. Where nothing can be recorded, evaluations are eager, and ``Log`` says why.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import warnings
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import nn
+from torch.utils._pytree import (  # diffusers registers its outputs there
+    TreeSpec,
+    tree_flatten,
+    tree_map_only,
+    tree_unflatten,
+)
+
+from .held import Held, Memo, autocast
+from .lora import LoraScales
+from .snapshot import Snapshot, hooked
+
+MOST = 8
+"""Recordings that one step keeps, of different shapes; the one that was not used for longest goes first."""
+WARM_UPS = 2
+"""Eager evaluations before a recording, in which libraries choose and build their kernels."""
+
+
+class Recorder(Protocol):
+    """Records work on fixed addresses."""
+
+    def why_not(self, x: torch.Tensor) -> str | None:
+        """Why work on ``x`` cannot be recorded; None if it can."""
+
+    def record(self, work: Callable[..., object], buffers: list[torch.Tensor]) -> Recorded:
+        """Record ``work(*buffers)``."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """``replay`` writes what the work returned, where it lies."""
+
+    replay: Callable[[], None]
+    result: object
+    nbytes: int
+    """Memory that the recording holds, its buffers apart."""
+
+
+class CudaGraphs:
+    """CUDA graphs of one set of views. They share memory, since one runs at a time and results are copied out of it."""
+
+    def __init__(self):
+        self._pool: object | None = None
+
+    def why_not(self, x: torch.Tensor) -> str | None:
+        if not x.is_cuda:
+            return f"CUDA graphs need a CUDA device, and this call is on {x.device}"
+        return "a graph is being captured already" if torch.cuda.is_current_stream_capturing() else None
+
+    def record(self, work: Callable[..., object], buffers: list[torch.Tensor]) -> Recorded:
+        device = next(b.device for b in buffers if b.is_cuda)
+        with torch.cuda.device(device):
+            _aside(lambda: [work(*buffers) for _ in range(WARM_UPS)])
+            before, graph = torch.cuda.memory_reserved(device), torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                result = work(*buffers)
+            self._pool = graph.pool()
+            return Recorded(graph.replay, result, max(0, torch.cuda.memory_reserved(device) - before))
+
+
+def _aside(work: Callable[[], object]) -> None:
+    """Do it on a stream of its own, as captures are."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        work()
+    torch.cuda.current_stream().wait_stream(stream)
+
+
+@dataclass
+class Log:
+    """What was recorded for one accelerated U-Net, and why evaluations were eager."""
+
+    recordings: int = 0
+    """Ever made."""
+    nbytes: int = 0
+    """Of those that are there: buffers and what the graphs hold."""
+    eager: dict[str, int] = field(default_factory=dict)
+    """Evaluations by the reason why they were not replayed."""
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def note(self, reason: str) -> None:
+        with self.lock:
+            self.eager[reason] = self.eager.get(reason, 0) + 1
+        if self.eager[reason] == 1:
+            warnings.warn(f"unetaccel: compile='graphs' runs eager here: {reason}", stacklevel=2)
+
+    def add(self, nbytes: int, recordings: int = 0) -> None:
+        with self.lock:
+            self.nbytes += nbytes
+            self.recordings += recordings
+
+    def __str__(self) -> str:
+        told = [f"{self.recordings} CUDA graphs recorded, {self.nbytes:,} bytes"] if self.recordings else []
+        told += [f"{count} evaluations eager: {reason}" for reason, count in self.eager.items()]
+        return "; ".join(told) or "CUDA graphs, none recorded yet"
+
+
+class Buffer:
+    """A tensor at a fixed address that follows others."""
+
+    @torch.inference_mode(False)  # tensors made in inference mode could not be written outside it
+    def __init__(self, source: torch.Tensor):
+        self.tensor = torch.empty_like(source)
+        self.nbytes = self.tensor.nbytes
+        self._source: Callable[[], torch.Tensor | None] = lambda: None
+        self._version: int | None = None
+
+    def differs(self, source: torch.Tensor) -> bool:
+        """Whether ``source`` may hold something else than what was written last."""
+        return self._source() is not source or self._version is None or self._version != _version(source)
+
+    def follows(self, source: torch.Tensor) -> None:
+        """Remember that this was written from ``source``."""
+        self._source, self._version = weakref.ref(source), _version(source)
+
+
+def _version(x: torch.Tensor) -> int | None:
+    return None if x.is_inference() else x._version
+
+
+class Recording:
+    """One step for inputs of one structure.
+
+    Args:
+        step: called with keyword arguments as they are in ``spec`` and ``others``.
+        tensors: inputs of this structure, to record with.
+        helds: stand-ins whose values are inputs too; those that hold nothing are left alone.
+        memos: stand-ins whose values are computed here whenever what they are given has changed.
+    """
+
+    def __init__(self, step, spec: TreeSpec, others: list, tensors: list, helds: list[Held], memos: list[Memo]):
+        self.buffers = [Buffer(t) for t in tensors]
+        self._step, self._spec, self._others, self._helds = step, spec, others, helds
+        self._write(tensors)
+        self._memos = memos
+
+    @torch.inference_mode(False)  # what is kept is written later, perhaps outside of it
+    @torch.no_grad()
+    def make(self, recorder: Recorder) -> None:
+        """Record. May raise whatever the step raises when it is recorded."""
+        values, memos = [h.value for h in self._helds], self._memos
+        try:
+            for memo in memos:
+                memo.clear()
+            self._recorded = recorder.record(self._work, [b.tensor for b in self.buffers])
+            given = {id(b.tensor) for b in self.buffers}
+            self._kept = [(m.layer, m.given, m.value) for m in memos if id(m.given) in given]
+        finally:
+            for held, value in zip(self._helds, values, strict=True):
+                held.value = value
+            for memo in memos:
+                memo.clear()
+        self.nbytes = self._recorded.nbytes + sum(b.nbytes for b in self.buffers)
+        self.nbytes += sum(value.nbytes for _, _, value in self._kept)
+
+    def _work(self, *tensors: torch.Tensor) -> object:
+        inputs, values = tensors[: len(tensors) - len(self._helds)], tensors[len(tensors) - len(self._helds) :]
+        for held, value in zip(self._helds, values, strict=True):
+            held.value = value
+        given = iter(inputs)
+        leaves = [next(given) if leaf is TENSOR else leaf for leaf in self._others]
+        return self._step(**tree_unflatten(leaves, self._spec))
+
+    def run(self, tensors: list[torch.Tensor], stale: bool) -> object:
+        """Replay with these inputs; ``stale``: what memos hold may not be true any more."""
+        written = self._write(tensors)
+        for layer, given, value in self._kept:
+            if stale or id(given) in written:
+                value.copy_(layer(given))
+        self._recorded.replay()
+        return tree_map_only(torch.Tensor, torch.clone, self._recorded.result)
+
+    def _write(self, tensors: list[torch.Tensor]) -> set[int]:
+        """Write the buffers whose sources differ; returns their ids."""
+        changed = [(b, t) for b, t in zip(self.buffers, tensors, strict=True) if b.differs(t)]
+        for _, group in itertools.groupby(
+            changed, key=lambda pair: (pair[0].tensor.device, pair[1].device, pair[1].dtype)
+        ):
+            buffers, sources = zip(*group, strict=True)
+            torch._foreach_copy_([b.tensor for b in buffers], list(sources))
+        for buffer, tensor in changed:
+            buffer.follows(tensor)
+        return {id(b.tensor) for b, _ in changed}
+
+
+TENSOR = object()
+"""Stands for a tensor among the leaves of inputs."""
+
+
+class GraphedStep:
+    """Stands for a step of a view: recorded at the first call with inputs of each structure, replayed from then on.
+
+    Args:
+        step: ``FullStep``, ``CachedStep`` or ``PlainStep``.
+        scales: of the U-Net that the step is of.
+        recorder: shared by the steps of one set of views.
+        log: to report to.
+    """
+
+    def __init__(self, step: nn.Module, scales: LoraScales, recorder: Recorder, log: Log):
+        self._step, self._scales, self._recorder, self._log = step, scales, recorder, log
+        self._recordings: list[tuple[object, Recording]] = []  # the latest used last
+        self._snapshot: Snapshot | None = None
+        self._obstacle: str | None = None
+        self._helds: list[Held] = []
+        self._changes = 0
+        self._refused: list[tuple[object, str]] = []
+        self._stale = False
+        weakref.finalize(self, _forget, log, self._recordings)
+
+    def forget(self) -> None:
+        """Compute anew what is remembered of weights and conditions: they may have changed without a mark."""
+        self._stale = True
+
+    def __call__(self, **inputs):
+        inputs = self._scales.follow(inputs)
+        reason = self._why_eager(inputs["sample"])
+        if reason is None:
+            tensors, key = self._read(inputs)
+            recording = self._recording(key, tensors)
+            if isinstance(recording, Recording):
+                stale = self._stale or self._changes != self._scales.changes
+                self._stale, self._changes = False, self._scales.changes
+                return recording.run(tensors, stale)
+            reason = recording
+        self._log.note(reason)
+        return self._step(**inputs)
+
+    def _why_eager(self, sample: torch.Tensor) -> str | None:
+        if torch.is_grad_enabled():
+            return "gradients are asked for (use torch.no_grad)"
+        if autocast(sample) is not None:
+            return "autocast is on"
+        reason = self._recorder.why_not(sample)
+        if reason is None and (self._snapshot is None or not self._snapshot.is_current()):
+            self._drop()
+            self._snapshot, self._obstacle = Snapshot(self._step), _obstacle(self._step)
+            self._helds = [m for m in self._step.modules() if isinstance(m, Held)]
+        return reason or self._obstacle
+
+    def _read(self, inputs: dict) -> tuple[list[torch.Tensor], tuple]:
+        """The tensors of an evaluation, and what else there is of it: recordings of another key cannot serve it."""
+        device = inputs["sample"].device
+        if not isinstance(inputs["timestep"], torch.Tensor) or inputs["timestep"].device != device:
+            inputs = {**inputs, "timestep": torch.as_tensor(inputs["timestep"], device=device)}
+        leaves, spec = tree_flatten(inputs)
+        helds = [h for h in self._helds if h.value is not None]
+        tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)] + [h.value for h in helds]
+        others = [TENSOR if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
+        return tensors, (spec, others, [(t.shape, t.dtype, t.device) for t in tensors], helds)
+
+    def _recording(self, key: tuple, tensors: list[torch.Tensor]) -> Recording | str:
+        """The recording for this key, made if there is none; or why it cannot be."""
+        for i, (known, recording) in enumerate(self._recordings):
+            if known == key:
+                self._recordings.append(self._recordings.pop(i))
+                return recording
+        refused = next((reason for known, reason in self._refused if known == key), None)
+        return refused or self._record(key, tensors)
+
+    def _record(self, key: tuple, tensors: list[torch.Tensor]) -> Recording | str:
+        spec, others, _, helds = key
+        memos = [m for m in self._step.modules() if isinstance(m, Memo)]
+        recording = Recording(self._step, spec, others, tensors, helds, memos)
+        try:
+            recording.make(self._recorder)
+        except (RuntimeError, NotImplementedError) as error:  # an operation that waits for the device, or no memory
+            reason = f"recording failed ({str(error).splitlines()[0]})"
+            self._refused.append((key, reason))
+            return reason
+        while len(self._recordings) >= MOST:
+            self._log.add(-self._recordings.pop(0)[1].nbytes)
+        self._recordings.append((key, recording))
+        self._log.add(recording.nbytes, recordings=1)
+        return recording
+
+    def _drop(self) -> None:
+        _forget(self._log, self._recordings)
+        self._refused.clear()
+
+
+def _forget(log: Log, recordings: list) -> None:
+    log.add(-sum(recording.nbytes for _, recording in recordings))
+    recordings.clear()
+
+
+def _obstacle(step: nn.Module) -> str | None:
+    """Why a replay of this step would leave something out."""
+    names = hooked(step)
+    if names:
+        return f"{len(names)} layers have hooks (first: {names[0]}), which no graph would run"
+    if any(isinstance(m, nn.modules.dropout._DropoutNd) and m.training and m.p > 0 for m in step.modules()):
+        return "the U-Net is in training mode, and drops out at random (unet.eval())"
+    return None
+
+
+def graphed(
+    steps: Iterable[nn.Module], scales: LoraScales, log: Log, recorder: Recorder | None = None
+) -> list[GraphedStep]:
+    """``steps`` of one set of views, replayed from recordings."""
+    recorder = recorder or CudaGraphs()
+    return [GraphedStep(step, scales, recorder, log) for step in steps]
