@@ -22,7 +22,9 @@ def recorders(monkeypatch):
     return made
 
 
-@pytest.mark.parametrize("name", ["img2img", "controlnet for some steps", "sdxl controlnet", "t2i-adapter", "PAG in the decoder", "ddim"])
+@pytest.mark.parametrize(
+    "name", ["img2img", "controlnet for some steps", "sdxl controlnet", "t2i-adapter", "PAG in the decoder", "ddim"]
+)
 def test_pipelines(tiny, recorders, name):
     pipe, call = CASES[name].build(tiny)
     found = []

@@ -11,7 +11,7 @@ import torch
 from graph_cases import Taped, count
 
 import unetaccel
-from unetaccel import DeepCache, GuidanceReuse, SettingError, SkipTuning, graphs
+from unetaccel import DeepCache, GuidanceReuse, SettingError, SkipTuning, graphs, ops
 
 
 @pytest.fixture
@@ -52,6 +52,15 @@ def test_two_graphs_for_any_number_of_steps_seeds_and_prompts(tiny, recorders):
 def test_schedulers_and_forecasts(tiny, recorders, scheduler, forecast):
     pipe = tiny.pipe(scheduler=tiny.scheduler(scheduler))
     assert_equal(*both(pipe, tiny, [{}, {"seed": 1}], DeepCache(interval=3, forecast=forecast)))
+    assert count(recorders) == 2
+
+
+@pytest.mark.skipif(ops._missing() is not None, reason=f"optional: {ops._missing()}")
+def test_one_graph_blends_at_every_cached_evaluation(tiny, recorders):
+    """By a kernel that reads its row of weights from the device."""
+    pipe = tiny.pipe()
+    methods = DeepCache(interval=2, schedule="growing", forecast={"newton": {"order": 2}})
+    assert_equal(*both(pipe, tiny, [{"steps": 12}, {"steps": 9}], methods, kernels="triton"))
     assert count(recorders) == 2
 
 

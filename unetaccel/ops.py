@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -119,6 +120,17 @@ def forecast_blend(
         return kernel.forecast_blend(list(features), weights, row)
     kernel.forecast_blend_out(list(features), weights, row, out)
     return out
+
+
+class Blend(NamedTuple):
+    """A forecast that is yet to be blended by a kernel. As inputs of a recorded graph: one then serves every cached evaluation."""
+
+    features: tuple[torch.Tensor, ...]
+    weights: torch.Tensor
+    """(1, features), float32: a row of a table that lies on the device."""
+
+    def tensor(self) -> torch.Tensor:
+        return forecast_blend(self.features, self.weights, 0, backend="triton")
 
 
 def scale_concat(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 
 from .forecast import Row, Table
-from .ops import blends_by_kernel, forecast_blend, weight_table
+from .ops import Blend, blends_by_kernel, forecast_blend, weight_table
 
 Rows = tuple[Row | None, ...]
 
@@ -68,17 +68,18 @@ class Stream:
             self.forget()
             raise
 
-    def forecast(self, index: int) -> torch.Tensor:
-        """F at the cached evaluation ``index``, (N, C, H, W)."""
+    def forecast(self, index: int) -> torch.Tensor | Blend:
+        """F at the cached evaluation ``index``, (N, C, H, W); where a kernel blends it, what that is to blend."""
         return self._blend("rows", index)
 
     def expected(self, index: int) -> torch.Tensor:
         """F at the full evaluation ``index`` as it would have been forecast, before that is made."""
-        return self._blend("checks", index)
+        blend = self._blend("checks", index)
+        return blend.tensor() if isinstance(blend, Blend) else blend
 
-    def _blend(self, kind: str, index: int) -> torch.Tensor:
-        row = getattr(self.table, kind)[index]
-        if len(row) == 1 and row[0][1] == 1:
+    def _blend(self, kind: str, index: int) -> torch.Tensor | Blend:
+        row, slots = getattr(self.table, kind)[index], self.table.slots
+        if slots == 1 and row[0][1] == 1:
             return self.ring[row[0][0]]
         features = [self.ring[slot] for slot, _ in row]
         latest = features[-1]
@@ -86,12 +87,12 @@ class Stream:
             (f.dtype, f.shape) != (latest.dtype, latest.shape) for f in features
         ):  # autocast was switched in between
             return latest
-        slots = self.table.slots
         if not blends_by_kernel(latest, slots, self.kernels):
-            return forecast_blend(features, [weight for _, weight in row], backend="torch")
+            held = len(row) == 1 and row[0][1] == 1
+            return latest if held else forecast_blend(features, [weight for _, weight in row], backend="torch")
         read = {slot for slot, _ in row}
         features = [self.ring[slot] if slot in read else latest for slot in range(slots)]
-        return forecast_blend(features, self._on_device(kind, latest.device), index, backend="triton")
+        return Blend(tuple(features), self._on_device(kind, latest.device)[index : index + 1])
 
     def _on_device(self, kind: str, device: torch.device) -> torch.Tensor:
         """The weights of all evaluations by slot, (evaluations, slots), there since the first that wanted them."""

@@ -19,6 +19,7 @@ from .execution import EAGER, Execution
 from .graphs import GraphedStep
 from .inputs import ADAPTER_STATES, MID_RESIDUAL, RESIDUALS, input_names
 from .offload import carry_hook, group_is_cut, refuse_streams
+from .ops import Blend
 from .overlay import Fingerprint, copied_containers, overlay, refuse_replaced_forward
 from .sites import NO_SITES, Sites
 from .skips import LAYER_LISTS, Skip, layers_of, skip_table
@@ -96,8 +97,8 @@ class CachedStep(nn.Module):
         self.view = view
         self._port = port
 
-    def forward(self, feature: torch.Tensor, **inputs):
-        self._port.feature = feature
+    def forward(self, feature: torch.Tensor | Blend, **inputs):
+        self._port.feature = feature.tensor() if isinstance(feature, Blend) else feature
         output = type(self.view).forward(self.view, **inputs)
         self._port.feature = None
         return output
@@ -154,8 +155,10 @@ class Views:
         """One full evaluation with keyword ``inputs``: the U-Net's output, and F of shape (N, C, H, W)."""
         return self._call(self.full_step, self._ready(inputs))
 
-    def run_cached(self, inputs: dict, feature: torch.Tensor) -> object:
+    def run_cached(self, inputs: dict, feature: torch.Tensor | Blend) -> object:
         """One cached evaluation from ``feature``: the U-Net's output."""
+        if isinstance(feature, Blend) and not isinstance(self.cached_step, GraphedStep):
+            feature = feature.tensor()
         return self._call(self.cached_step, {**self._ready(self.relevant(inputs)), "feature": feature})
 
     def run_plain(self, inputs: dict) -> object:

@@ -33,7 +33,8 @@ def test_ahead_of_time(tmp_path):
     for row in rows:
         assert row["cubin"] > 0
         assert row["spilled"] == 0, row
-        assert row["registers"] * 32 * row["warps"] <= 65536 // 4, f"four blocks fit a multiprocessor: {row}"
+        blocks = 65536 // (row["registers"] * 32 * row["warps"])
+        assert blocks * row["warps"] >= 24, f"enough warps fit a multiprocessor to keep its memory busy: {row}"
         assert row["wide_loads"] > 0 or row["kernel"] == "statistics of groups", f"16 bytes at once: {row}"
     text = readme.read_text()
     assert text.startswith("before\n<!-- aot -->\n| kernel |")
