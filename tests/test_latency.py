@@ -3,11 +3,14 @@
 import functools
 import math
 from contextlib import contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
+from graph_cases import Taped
 
+from unetaccel import graphs
 from unetaccel.costs import cut_costs
 from unetaccel.errors import CheckError, SettingError
 from unetaccel.latency import ceilings, jobs, machine, measure, variants
@@ -159,6 +162,18 @@ def test_every_compiled_variant_traces_and_agrees(job, monkeypatch):
     assert {row.variant for row in found.rows} == {"plain", *wanted}
     assert all(row.check["error"] == 0 for row in found.rows)
     assert all(row.speedup_in_mode for row in found.rows if row.interval)
+
+
+def test_recorded_variants_pass_the_gate_and_eager_ones_are_not_told_as_recorded(job, monkeypatch):
+    monkeypatch.setattr(variants, "VARIANTS", {n: replace(v, why_not=lambda job: None) for n, v in VARIANTS.items()})
+    wanted = ["plain-graphs", "ours-graphs"]
+    with pytest.warns(UserWarning, match="runs eager here"):
+        _, skipped = checked_ways(job, chosen(wanted), FEW, quiet)
+    assert skipped == dict.fromkeys(wanted, "not recorded: CUDA graphs need a CUDA device, and this call is on cpu")
+    monkeypatch.setattr(graphs, "CudaGraphs", Taped)
+    ways, skipped = checked_ways(job, chosen(wanted), FEW, quiet)
+    assert not skipped
+    assert {way.variant.name: way.check.error for way in ways} == dict.fromkeys(["plain", *wanted], 0)
 
 
 @pytest.mark.skipif(variants._no_inductor(SimpleNamespace(device=CPU)) is not None, reason="no C++ compiler")

@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 
 from ..errors import SettingError
+from ..handle import Handle
 from ..methods import DeepCache
 from ..patch import apply
 from ..skips import resolve_cut, skip_table
@@ -73,6 +74,7 @@ class Ours:
         self._interval = interval
         with self._handle.run(len(walk)):
             yield self._handle.unet
+        _refuse_eager(self._handle)
 
     def cached_bytes(self) -> int:
         return self._handle.summary().cached_bytes
@@ -92,6 +94,14 @@ class PlainOurs(Plain):
     def loop(self, walk: Walk, interval: None) -> Iterator[Callable]:
         with self._handle.run(len(walk)):
             yield self._handle.unet
+        _refuse_eager(self._handle)
+
+
+def _refuse_eager(handle: Handle) -> None:
+    """Raise if evaluations that should have been replayed were not: their times would stand under another name."""
+    log = handle._engine.log
+    if log is not None and log.eager:
+        raise SettingError(f"not recorded: {'; '.join(log.eager)}")
 
 
 class Official:
