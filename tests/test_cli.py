@@ -7,19 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from command import unetaccel
 from PIL import Image
 
 from unetaccel.cli import app, options
 from unetaccel.demo.pipeline import WEIGHTS
 from unetaccel.methods import DeepCache, SkipTuning
-
-
-def unetaccel(*arguments, ok: bool = True):
-    code = "from unetaccel.cli import main; main()"
-    result = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
-    assert (result.returncode == 0) == ok, result.stderr
-    assert "Traceback" not in result.stderr
-    return result
 
 
 def test_sample_writes_a_grid_and_prints_the_plan(tmp_path):
@@ -117,8 +110,9 @@ def test_inspect_prints_every_skip():
 
 
 @pytest.mark.parametrize("command", ["sample", "bench quality", "bench latency", "report", "inspect", "doctor", "tune"])
-def test_help_tells_every_default(command):
+def test_help_tells_every_default(command, monkeypatch):
     """Square brackets would be markup to the help's printer, and vanish."""
+    monkeypatch.setenv("COLUMNS", "250")  # in columns that are not broken
     file = {"bench quality": "bench", "bench latency": "latency"}.get(command, command)
     source = Path(app.__file__).with_name(f"{file}.py").read_text()
     told = " ".join(unetaccel(*command.split(), "--help").stdout.replace("\u2502", " ").split())
@@ -184,13 +178,9 @@ ERRORS = {
 @pytest.mark.parametrize("name", ERRORS)
 def test_mistakes_are_one_clear_line(name, tmp_path):
     arguments, message = ERRORS[name]
-    result = subprocess.run(
-        [sys.executable, "-c", "from unetaccel.cli import main; main()", *arguments],
-        capture_output=True, text=True, cwd=tmp_path, env={**__import__("os").environ, "PYTHONSAFEPATH": "1"},
-    )  # fmt: skip
+    result = unetaccel(*arguments, ok=False, cwd=tmp_path)
     assert result.returncode == 1
     assert message in result.stderr
-    assert "Traceback" not in result.stderr
     assert len([line for line in result.stderr.splitlines() if line.startswith("error:")]) == 1
     assert not list(tmp_path.glob("*.png"))
 
@@ -227,6 +217,8 @@ def test_damaged_models_are_named(tmp_path):
 
 
 def test_version_and_doctor():
+    command = [sys.executable, "-c", "from unetaccel.cli import main; main()", "--version"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "0.1.0"
     assert unetaccel("--version").stdout.strip() == "0.1.0"
     result = unetaccel("doctor", "--steps", 20)
     assert "recommended: DeepCache(interval=2, cut=0, schedule='growing', forecast='auto', warmup=5)" in result.stdout
