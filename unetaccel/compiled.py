@@ -18,6 +18,7 @@ from .execution import Execution
 from .graphs import Log, graphed
 from .lora import LoraScales
 from .overlay import Fingerprint
+from .precompute import Precomputed
 from .sites import Sites
 from .skips import resolve_cut, skip_table
 from .views import CachedStep, FullStep, Views, build_views, make_views, split_containers
@@ -37,10 +38,15 @@ def compiled_views(
         UnsupportedModelError: as ``build_views``.
     """
     scales = LoraScales(unet)
-    views = make_views(scales.unet, b, sites_of(scales.unet), how)
+    known = Precomputed(scales.unet, inputs_only=True) if how.precompute else None
+    base = scales.unet if known is None else known.unet
+    views = make_views(base, b, sites_of(base), how)
     split = split_containers(unet, views.skip, views.sites)
-    views.fingerprint = Fingerprint(split, scales.containers())
-    views.cached_fingerprint = Fingerprint(split, scales.containers(views.cached))
+    inner, inner_cached = scales.containers(), scales.containers(views.cached)
+    if known is not None:
+        inner, inner_cached = inner + known.containers(unet), inner_cached + known.containers(unet, views.cached)
+    views.fingerprint, views.precomputed = Fingerprint(split, inner), known
+    views.cached_fingerprint = Fingerprint(split, inner_cached)
     steps = views.full_step, views.cached_step, views.plain_step
     if how.graphs:
         steps = graphed(steps, scales, log)

@@ -20,6 +20,7 @@ from .inputs import input_names
 from .layouts import layout_of
 from .methods import DeepCache, GuidanceReuse, Method, ReuseMethod
 from .overlay import has_foreign_forward, refuse_replaced_forward
+from .precompute import precomputed_views
 from .run import Report, Run, active, current_run
 from .skip_edits import SkipEdits
 from .skips import Skip, resolve_cut
@@ -94,11 +95,13 @@ class Engine:
         return {**dict(zip(self._names, args, strict=False)), **{here.get(k, k): v for k, v in kwargs.items()}}
 
     def _run_plain(self, run: Run, inputs: dict) -> object:
-        if self.how.inductor is None and not self.how.graphs and not self.edits:
+        if not (self.how.inductor is not None or self.how.graphs or self.how.precompute or self.edits):
             return self._forward(self.original, **{self._names.get(k, k): v for k, v in inputs.items()})
         return run.run_plain(inputs)
 
     def _build(self) -> Views:
+        if self.how.precompute and not self.how.graphs:
+            return precomputed_views(self.original, self.cut, self.edits.sites, self.how)
         if self.how.inductor is None and not self.how.graphs:
             return make_views(self.original, self.cut, self.edits.sites(self.original), self.how)
         return compiled_views(self.original, self.cut, self.edits.sites, self.how, self.log)
@@ -149,6 +152,7 @@ class Engine:
             run.views = None
 
     def _give_back(self, views: Views) -> None:
+        views.forget()
         with self._lock:
             self._idle.append(views)
 

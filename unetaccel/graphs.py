@@ -134,6 +134,11 @@ class Buffer:
         self._source, self._version = weakref.ref(source), _version(source)
 
 
+def _memory(x: torch.Tensor) -> int:
+    """Which memory a tensor lies in, all of it or a part."""
+    return x.untyped_storage().data_ptr()
+
+
 def _version(x: torch.Tensor) -> int | None:
     return None if x.is_inference() else x._version
 
@@ -163,8 +168,8 @@ class Recording:
             for memo in memos:
                 memo.clear()
             self._recorded = recorder.record(self._work, [b.tensor for b in self.buffers])
-            given = {id(b.tensor) for b in self.buffers}
-            self._kept = [(m.layer, m.given, m.value) for m in memos if id(m.given) in given]
+            given = {_memory(b.tensor) for b in self.buffers}
+            self._kept = [(m.layer, *pair) for m in memos for pair in m.results if _memory(pair[0]) in given]
         finally:
             for held, value in zip(self._helds, values, strict=True):
                 held.value = value
@@ -185,13 +190,13 @@ class Recording:
         """Replay with these inputs; ``stale``: what memos hold may not be true any more."""
         written = self._write(tensors)
         for layer, given, value in self._kept:
-            if stale or id(given) in written:
+            if stale or _memory(given) in written:
                 value.copy_(layer(given))
         self._recorded.replay()
         return tree_map_only(torch.Tensor, torch.clone, self._recorded.result)
 
     def _write(self, tensors: list[torch.Tensor]) -> set[int]:
-        """Write the buffers whose sources differ; returns their ids."""
+        """Write the buffers whose sources differ; returns where these lie."""
         changed = [(b, t) for b, t in zip(self.buffers, tensors, strict=True) if b.differs(t)]
         for _, group in itertools.groupby(
             changed, key=lambda pair: (pair[0].tensor.device, pair[1].device, pair[1].dtype)
@@ -200,7 +205,7 @@ class Recording:
             torch._foreach_copy_([b.tensor for b in buffers], list(sources))
         for buffer, tensor in changed:
             buffer.follows(tensor)
-        return {id(b.tensor) for b, _ in changed}
+        return {_memory(b.tensor) for b, _ in changed}
 
 
 TENSOR = object()

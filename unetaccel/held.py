@@ -2,62 +2,162 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 
-from .overlay import Fingerprint
+from .overlay import Fingerprint, has_foreign_forward
 
 
 class Held(nn.Module):
-    """Returns ``value``, which is set before the evaluation, whatever it is called with."""
+    """Returns ``value``, which is set before the evaluation, whatever it is called with.
 
-    def __init__(self):
+    Args:
+        layer: what it stands for, and what answers while ``value`` is None.
+    """
+
+    def __init__(self, layer: nn.Module | None = None):
         super().__init__()
+        self.layer = layer
         self.value: torch.Tensor | None = None
 
+    def hold(self, value: torch.Tensor | None) -> None:
+        """Set ``value``, past ``nn.Module.__setattr__``, which takes as long as a small layer."""
+        self.__dict__["value"] = value
+
     def forward(self, *args, **kwargs) -> torch.Tensor:
+        if self.value is None and self.layer is not None:
+            return self.layer(*args, **kwargs)
         return self.value
 
 
 class Memo(nn.Module):
-    """Stands for a layer that gets the same tensor in many evaluations, and computes it once.
+    """Stands for a layer that gets the same tensors in many evaluations, and computes what it makes of each once.
 
-    The same means this very object, not written to since; the layer unchanged too, as far as that leaves a mark. So the result
-    is exactly the layer's, whatever it is given. Not used where a gradient is asked for.
+    The same means this very memory, not written to since; the layer unchanged too, as far as that leaves a mark (a new
+    LoRA scale does). So the result is exactly the layer's, whatever it is given. Not used where a gradient is asked for, nor
+    while the layer has hooks, nor for tensors of inference mode, whose writes are not counted.
+
+    Args:
+        layer: what it stands for.
+        keep: how many tensors it remembers, the latest first.
     """
 
-    def __init__(self, layer: nn.Module):
+    def __init__(self, layer: nn.Module, keep: int = 1):
         super().__init__()
-        self.layer = layer
+        self.layer, self._keep = layer, keep
         self.clear()
 
     def clear(self) -> None:
         """Let go of all tensors."""
-        self.given: torch.Tensor | None = None
-        self.value: torch.Tensor | None = None
-        self._state: tuple | None = None
+        self._results: list[_Result] = []
+
+    @property
+    def nbytes(self) -> int:
+        """Of what it remembers."""
+        return sum(known.value.nbytes for known in self._results)
+
+    @property
+    def results(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Tensors that it remembers, the latest first, and what the layer made of each."""
+        return [(known.given, known.value) for known in self._results]
 
     def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
-        if args or kwargs or torch.is_grad_enabled():
+        place = None if args or kwargs or torch.is_grad_enabled() or _is_hooked(self.layer) else spot(x)
+        if place is None:
             return self.layer(x, *args, **kwargs)
-        if self.given is not x or self._state is None or not self._is_current(x):
-            self.value, self.given = self.layer(x), x
-            self._state = _version(x), autocast(x), Fingerprint([*self.layer.modules()])
-        return self.value
+        known = next((r for r in self._results if r.place == place), None)
+        if known is None or not known.is_current():
+            known = _Result(self.layer, x)
+        if not self._results or known is not self._results[0]:
+            others = [r for r in self._results if r.place[:-1] != place[:-1]]  # but for how often it was written to
+            self._results = [known, *others][: self._keep]
+        return known.value
 
-    def refresh(self) -> None:
-        """Compute it again, in place, from the same tensor: that one was written to, or the layer was."""
-        self.value.copy_(self.layer(self.given))
-        self._state = _version(self.given), autocast(self.given), Fingerprint([*self.layer.modules()])
 
-    def _is_current(self, x: torch.Tensor) -> bool:
-        version, cast, fingerprint = self._state
-        return version is not None and (version, cast) == (_version(x), autocast(x)) and fingerprint.is_current()
+class _Result:
+    """What a layer makes of one tensor."""
+
+    def __init__(self, layer: nn.Module, given: torch.Tensor):
+        self.given, self.value, modules = given, layer(given), [*layer.modules()]
+        self.place, self._cast = spot(given), autocast(given)
+        self._written = spot(self.value)
+        self._layer, self._weights = Fingerprint(modules, deep=True), Versions(modules)
+
+    def is_current(self) -> bool:
+        """Whether the layer would still make the same of what lies in its place, and nobody has written to it."""
+        unwritten = self._written is not None and self._written == spot(self.value)
+        return (
+            unwritten
+            and self._cast == autocast(self.given)
+            and self._layer.is_current()
+            and self._weights.are_current()
+        )
+
+
+class Versions:
+    """Remembers the weights of some modules, where they lie, and how often they were written to.
+
+    Args:
+        modules: whose own parameters and buffers count.
+    """
+
+    def __init__(self, modules: Iterable[nn.Module]):
+        self._dicts = [d for m in modules for d in (m._parameters, m._buffers) if d]
+        self._tensors = self._now()
+        self._seen = list(map(_state, self._tensors))
+
+    def are_current(self) -> bool:
+        now = self._now()
+        return (
+            None not in self._seen
+            and len(now) == len(self._seen)
+            and all(map(operator.is_, now, self._tensors))
+            and list(map(_state, now)) == self._seen
+        )
+
+    def _now(self) -> list[torch.Tensor]:
+        return [tensor for d in self._dicts for tensor in d.values() if tensor is not None]
+
+
+def spot(x: torch.Tensor) -> tuple | None:
+    """Which memory a tensor shows, and how often that was written to; None where this is not counted.
+
+    Two tensors of one spot are equal, as long as one of them is held so that the memory is not given to others.
+    """
+    version = _version(x)
+    if version is None or x.layout != torch.strided or x.is_meta:
+        return None
+    return x.data_ptr(), x.shape, x.stride(), x.dtype, x.device, version
+
+
+def _state(weight: torch.Tensor) -> tuple[int, int] | None:
+    """Where a weight lies, if that can be told of its kind, and its version; None where writes are not counted."""
+    if weight.is_inference():
+        return None
+    return weight.data_ptr() if type(weight) in (torch.Tensor, nn.Parameter) else 0, weight._version
 
 
 def _version(x: torch.Tensor) -> int | None:
     """How often it was written to; None where that is not counted."""
     return None if x.is_inference() else x._version
+
+
+def touched_on_the_way(unet: nn.Module, path: str) -> str | None:
+    """Why the layer at ``path`` must run as it is: something hooks, offloads, patches or compiles it or a module around it."""
+    module, names = unet, path.split(".")
+    for i, name in enumerate(names):
+        module = module._modules[name]
+        offloaded = hasattr(module, "_hf_hook") or hasattr(module, "_diffusers_hook")
+        if offloaded or _is_hooked(module) or has_foreign_forward(module) or module._compiled_call_impl is not None:
+            return f"{'.'.join(names[: i + 1])} has hooks, or is patched or compiled"
+    return None
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def autocast(x: torch.Tensor) -> torch.dtype | None:

@@ -74,13 +74,16 @@ class Fingerprint:
     Args:
         containers: what was copied and must not get hooks.
         inner: what was copied, hooks and all.
+        deep: compare lists and dicts among the attributes by what is in them: LoRA scales change there.
     """
 
-    def __init__(self, containers: list[nn.Module], inner: Iterable[nn.Module] = ()):
+    def __init__(self, containers: list[nn.Module], inner: Iterable[nn.Module] = (), deep: bool = False):
         self._containers, self._hooks = containers, list(map(_hooks, containers))
         modules = {id(m): m for m in (*containers, *inner)}.values()
         self._live = [d for m in modules for d in (m.__dict__, m._modules)]
-        self._seen = [dict(d) for d in self._live]
+        if deep:
+            self._live += [v for d in self._live for v in d.values() if isinstance(v, dict | list)]
+        self._seen = [dict(v) if isinstance(v, dict) else list(v) for v in self._live]
 
     def is_current(self) -> bool:
         try:

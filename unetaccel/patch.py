@@ -46,6 +46,9 @@ def apply(
         kernels: ``"torch"``: PyTorch's own operations throughout. ``"auto"``: on CUDA, where Triton works, a kernel blends the features of a
             forecast. ``"triton"``: kernels also run the concatenation and the norms of the layer at the cut, in full evaluations too,
             which then equal plain ones up to rounding.
+        precompute: compute once in a sampling call what its evaluations have in common: the keys and values of cross attention,
+            and what each layer adds for every timestep (a table of evaluations x batch x summed widths). Outputs then equal
+            plain ones up to rounding.
 
     Returns:
         A ``Handle``; as a context manager it removes the methods at the end of the block.

@@ -47,6 +47,8 @@ class Report:
     refreshed: int = 0
     """Evaluations that were made full because of that."""
     cached_bytes: int = 0
+    precomputed_bytes: int = 0
+    """Size of what was computed beforehand, at the end of the call."""
     inputs: object = None
     """Structure of the first evaluation's inputs, see ``structure``."""
 
@@ -146,6 +148,8 @@ class Run:
     def close(self) -> None:
         """Free the features; ``report`` stays."""
         self.closed = True
+        if self.views is not None and self.views.precomputed is not None and self._report is not None:
+            self._report.precomputed_bytes = self.views.precomputed.nbytes
         self._streams, self._tables = [], None
         self._timestep = self._stepped = None
         self._forget_residuals()
@@ -300,6 +304,7 @@ class Run:
         if self._strengths:
             at = [None if table is None else table[min(self._index, len(table) - 1)] for table in self._strengths]
             views.sites.set(at, inputs["sample"].device)
+        views.foresee(inputs, self._report.timeline.timesteps)
         return views
 
     def run_plain(self, inputs: dict) -> object:

@@ -11,8 +11,6 @@ from .held import Held, Memo
 
 ROOTS = ("", "view", "unet")
 """A step and its view, whose hooks are run around the whole evaluation."""
-OWN = (Held, Memo)
-"""Stand-ins that change between evaluations, and are inputs of the recording."""
 
 
 class Snapshot:
@@ -37,15 +35,16 @@ class Snapshot:
 
 
 def _modules(root: nn.Module) -> Iterator[nn.Module]:
-    """All but the layers of memos, which run by themselves."""
+    """All but the layers of memos, which run by themselves, and stand-ins, which change between evaluations and are inputs."""
     seen, stack = set(), [root]
     while stack:
         module = stack.pop()
-        if id(module) in seen or isinstance(module, OWN):
+        if id(module) in seen or isinstance(module, Memo):
             continue
         seen.add(id(module))
         stack += [m for m in module._modules.values() if m is not None]
-        yield module
+        if not isinstance(module, Held):
+            yield module
 
 
 def _attributes(module: nn.Module) -> Iterator[dict]:

@@ -6,7 +6,9 @@ import copy
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import torch
 
 from .errors import SettingError
 
@@ -33,6 +35,8 @@ class Timeline:
 
     stochastic: bool = False
     """Whether the scheduler adds fresh noise at each step."""
+    timesteps: torch.Tensor | None = field(default=None, repr=False, compare=False)
+    """The timesteps as they lie in the scheduler's memory, of which the loop takes views; numbers lie on the CPU."""
 
     def shares(self) -> list[float] | None:
         """t / T of each evaluation, 1 at the noisiest end; None if timesteps are not known."""
@@ -79,6 +83,7 @@ def of_scheduler(scheduler, evaluations: int | None = None, stop: int | None = N
         _horizon(scheduler),
         noisiest,
         _is_stochastic(scheduler),
+        scheduler.timesteps[visited] if isinstance(scheduler.timesteps, torch.Tensor) else None,
     )
 
 
@@ -96,7 +101,14 @@ def of_numbers(evaluations: int, timesteps: Sequence[float] | None, sigmas: Sequ
                 f"run({name}=...) has {len(values)} numbers for {evaluations} evaluations: give one for each"
             )
     read = (levels.get("timesteps", []), levels.get("sigmas", []))
-    return Timeline(evaluations, None, (lambda: read) if levels else None, 999.0 if "timesteps" in levels else None)
+    known = levels.get("timesteps")
+    return Timeline(
+        evaluations,
+        None,
+        (lambda: read) if levels else None,
+        horizon=None if known is None else 999.0,
+        timesteps=None if known is None else torch.tensor(known, dtype=torch.float64),
+    )
 
 
 def _horizon(scheduler) -> float | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -23,6 +24,9 @@ from .ops import Blend
 from .overlay import Fingerprint, copied_containers, overlay, refuse_replaced_forward
 from .sites import NO_SITES, Sites
 from .skips import LAYER_LISTS, Skip, layers_of, skip_table
+
+if TYPE_CHECKING:
+    from .precompute import Precomputed
 
 
 class Port:
@@ -133,6 +137,8 @@ class Views:
     sites: Sites = field(repr=False, default=NO_SITES)
     unfused: str | None = None
     """Why the layer at the cut is not run by kernels, where that was asked for."""
+    precomputed: Precomputed | None = field(default=None, repr=False)
+    """What is known before an evaluation, where that was asked for."""
 
     def __post_init__(self):
         self.full_step: Callable = FullStep(self.full, self.port)
@@ -145,8 +151,15 @@ class Views:
         """Whether the model is as it was when they were made; with ``cached``, as far as cached evaluations read it."""
         return (self.cached_fingerprint if cached else self.fingerprint).is_current() and self.sites.are_current()
 
+    def foresee(self, inputs: dict, timesteps: torch.Tensor | None) -> None:
+        """Get ready for an evaluation in a call with these ``timesteps``."""
+        if self.precomputed is not None:
+            self.precomputed.set(inputs, timesteps)
+
     def forget(self) -> None:
         """Compute anew what is remembered of weights and conditions: they may have changed without a mark."""
+        if self.precomputed is not None:
+            self.precomputed.clear()
         for step in (self.full_step, self.cached_step, self.plain_step):
             if isinstance(step, GraphedStep):
                 step.forget()
