@@ -7,10 +7,13 @@ import torch
 
 import unetaccel
 from unetaccel import DeepCache, UnsupportedModelError
-from unetaccel.costs import cut_costs, example_inputs
+from unetaccel.costs import count_macs, cut_costs, example_inputs
+from unetaccel.execution import Execution
 from unetaccel.inspection import inspect_unet
+from unetaccel.run import structure
 from unetaccel.shapes import SHAPES, build_shape
 from unetaccel.skips import skip_table
+from unetaccel.views import build_views
 
 COUNTED = {  # GMACs of a full step, then shares of cached steps in % for cuts 0..3
     "sd15": (401.6, [7.9, 22.4, 38.0, 47.0]),
@@ -105,3 +108,34 @@ def test_scaled_shapes_run(name):
     channels = 2 if name == "svd" else 1  # SVD's U-Net is given as many again as it makes
     assert output.shape[channels] == unet.config.out_channels
     assert output.numel() * unet.config.in_channels == sample.numel() * unet.config.out_channels
+
+
+OF_THE_FEATURE = {
+    "sd15": [13.3, 4.7, 0],
+    "sdxl": [34.2, 13.1, 0],
+}  # of a cached evaluation's MACs, in %, at cuts 0 to 2
+
+
+@pytest.mark.parametrize("shape", OF_THE_FEATURE)
+def test_the_share_that_depends_on_the_feature_alone(shape):
+    unet = build_shape(shape, device="meta")
+    costs = list(cut_costs(unet, example_inputs(unet), range(3)))
+    assert [100 * c.constant_macs / c.cached_macs for c in costs] == pytest.approx(OF_THE_FEATURE[shape], abs=0.05)
+    first, *_, last = costs
+    assert first.ceiling(10, precompute=True) > first.ceiling(10) * 1.03
+    assert first.ceiling(2, precompute=True) == first.ceiling(2)
+    assert last.hoisted_share == last.share
+
+
+@torch.no_grad()
+def test_counted_macs_are_those_of_the_evaluations(tiny):
+    unet = tiny.unet()
+    inputs = tiny.inputs(unet)
+    [cost] = cut_costs(unet, structure(inputs), [1])
+    views = build_views(unet, 1, how=Execution(precompute=True))
+    _, feature = views.run_full(inputs)
+    constants = views.hoisted.constants(feature)
+    once = count_macs(lambda: views.hoisted.constants(feature))
+    plain = count_macs(lambda: views.run_cached(inputs, feature))
+    hoisted = count_macs(lambda: views.run_cached(inputs, feature, constants=constants))
+    assert cost.constant_macs == once == plain - hoisted > 0

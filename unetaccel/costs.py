@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .errors import SettingError, UnsupportedModelError
+from .hoist import constants, obstacle
 from .overlay import overlay
 from .run import GIVEN
 from .skips import Skip, skip_table
@@ -32,15 +33,31 @@ class CutCost:
     full_macs: int
     cached_macs: int
     feature_bytes: int
+    constant_macs: int = 0
+    """Of ``cached_macs``, those that depend on F alone: where it is held, ``apply(..., precompute=True)`` spends them once per full
+    evaluation. 0 where it cannot (see ``hoist``).
+    """
 
     @property
     def share(self) -> float:
         """A cached evaluation's share of a full one's MACs."""
         return self.cached_macs / self.full_macs
 
-    def ceiling(self, interval: int) -> float:
-        """The largest speedup that the MACs allow at a uniform ``interval``, in a long run."""
-        return interval / (1 + (interval - 1) * self.share)
+    @property
+    def hoisted_share(self) -> float:
+        """The same of a cached evaluation for which all that depends on F alone is known."""
+        return (self.cached_macs - self.constant_macs) / self.full_macs
+
+    def ceiling(self, interval: int, precompute: bool = False) -> float:
+        """The largest speedup that the MACs allow at a uniform ``interval``, in a long run.
+
+        Args:
+            precompute: with ``apply(..., precompute=True)`` and a feature that is held.
+        """
+        if not precompute or interval <= 2:  # a constant that is read once saves nothing
+            return interval / (1 + (interval - 1) * self.share)
+        once = self.constant_macs / self.full_macs
+        return interval / (1 + once + (interval - 1) * self.hoisted_share)
 
 
 def cut_costs(unet: nn.Module, inputs: object, cuts: Iterable[int] | None = None) -> Iterator[CutCost]:
@@ -60,7 +77,12 @@ def cut_costs(unet: nn.Module, inputs: object, cuts: Iterable[int] | None = None
     for b in range(len(table)) if cuts is None else cuts:
         views, feature = build_views(twin, b), torch.empty(shapes[b], dtype=tensors["sample"].dtype, device="meta")
         cached = count_macs(lambda: views.run_cached(tensors, feature))  # noqa: B023 - called at once
-        yield CutCost(b, full, cached, feature.nbytes)
+        yield CutCost(b, full, cached, feature.nbytes, _constant_macs(twin, table[b], feature))
+
+
+def _constant_macs(twin: nn.Module, skip: Skip, feature: torch.Tensor) -> int:
+    layer = twin.get_submodule(skip.entry)
+    return 0 if obstacle(twin, skip, layer) else count_macs(lambda: constants(layer, feature))
 
 
 def _twin(unet: nn.Module, dtype: torch.dtype) -> nn.Module:

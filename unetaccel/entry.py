@@ -30,6 +30,7 @@ class Port(Protocol):
 
     parts: tuple[torch.Tensor, torch.Tensor] | None
     moments: torch.Tensor | None
+    constants: tuple[torch.Tensor, torch.Tensor] | None
 
 
 class FusedBlock(nn.Module):
@@ -41,20 +42,26 @@ class FusedBlock(nn.Module):
 
     def forward(self, hidden_states, *args, **kwargs):
         skips = kwargs["res_hidden_states_tuple"] if "res_hidden_states_tuple" in kwargs else args[0]
-        if not _takes(hidden_states, skips[-1]):
+        if not takes(hidden_states, skips[-1]):
             return self.block(hidden_states, *args, **kwargs)
-        self.port.parts = hidden_states, skips[-1]
-        skips = (*skips[:-1], skips[-1][:, :0])
-        if "res_hidden_states_tuple" in kwargs:
-            kwargs = {**kwargs, "res_hidden_states_tuple": skips}
-        else:
-            args = (skips, *args[1:])
-        return self.block(hidden_states[:, :0], *args, **kwargs)
+        return hand_over(self.block, self.port, hidden_states, args, kwargs)
 
 
-def _takes(hidden: torch.Tensor, skip: torch.Tensor) -> bool:
-    """Whether kernels compute what diffusers would, but for rounding."""
-    mixed = torch.is_autocast_enabled(hidden.device.type) or hidden.dtype != skip.dtype
+def hand_over(block: nn.Module, port: Port, hidden: torch.Tensor, args: tuple, kwargs: dict) -> torch.Tensor:
+    """Call ``block`` with nothing of its hidden state and of its first skip, which go to the port."""
+    skips = kwargs["res_hidden_states_tuple"] if "res_hidden_states_tuple" in kwargs else args[0]
+    port.parts = hidden, skips[-1]
+    skips = (*skips[:-1], skips[-1][:, :0])
+    if "res_hidden_states_tuple" in kwargs:
+        kwargs = {**kwargs, "res_hidden_states_tuple": skips}
+    else:
+        args = (skips, *args[1:])
+    return block(hidden[:, :0], *args, **kwargs)
+
+
+def takes(hidden: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether ``hidden`` and what it meets can be put together otherwise than by diffusers, to the same but for rounding."""
+    mixed = torch.is_autocast_enabled(hidden.device.type) or hidden.dtype != other.dtype
     return not (torch.is_grad_enabled() or mixed or hidden.is_meta)
 
 
@@ -112,7 +119,7 @@ def fuse(unet: nn.Module, skip: Skip, sites: Sites, port: Port) -> tuple[Sites, 
     site = sites.of(unet.get_submodule(skip.entry))
     edits = list(zip(site.edits, site.strengths, strict=True)) if type(site) is SkipSite else []
     layer = site.layer if type(site) is SkipSite else site
-    why_not = _block_obstacle(unet.up_blocks[skip.up_block]) or _layer_obstacle(layer) or _edit_obstacle(edits)
+    why_not = block_obstacle(unet.up_blocks[skip.up_block]) or _layer_obstacle(layer) or _edit_obstacle(edits)
     if why_not:
         return sites, f"{skip.entry} is not fused: {why_not}"
     norms = {"norm1": NormSilu(layer.norm1, port), "norm2": NormSilu(layer.norm2), "nonlinearity": SiluOfVectors()}
@@ -120,9 +127,10 @@ def fuse(unet: nn.Module, skip: Skip, sites: Sites, port: Port) -> tuple[Sites, 
     return sites.replacing(unet, skip.entry, fused), None
 
 
-def _block_obstacle(block: nn.Module) -> str | None:
-    if type(block).__name__ not in BLOCKS:
-        return f"its block is a {type(block).__name__}, and only {' and '.join(BLOCKS)} are known to leave F alone"
+def block_obstacle(block: nn.Module, known: tuple[str, ...] = BLOCKS) -> str | None:
+    """Why the layers of ``block`` cannot be handed F and the skip apart, or None."""
+    if type(block).__name__ not in known:
+        return f"its block is a {type(block).__name__}, and only {' and '.join(known)} are known to leave F alone"
     if all(getattr(block, name, None) for name in FREEU):
         return "FreeU is on in its block"
     if hasattr(block, "_diffusers_hook") or hasattr(block, "_hf_hook"):
@@ -130,11 +138,19 @@ def _block_obstacle(block: nn.Module) -> str | None:
     return None
 
 
-def _layer_obstacle(layer: nn.Module) -> str | None:
+def resnet_obstacle(layer: nn.Module) -> str | None:
+    """Why ``layer`` cannot be called with other parts and another input, or None."""
     if type(layer).__name__ != "ResnetBlock2D":
         return f"it is a {type(layer).__name__}"
     if layer._forward_hooks or layer._forward_pre_hooks or has_foreign_forward(layer):
         return "it has hooks"
+    return None
+
+
+def _layer_obstacle(layer: nn.Module) -> str | None:
+    why_not = resnet_obstacle(layer)
+    if why_not:
+        return why_not
     if layer.time_embedding_norm != "default" or layer.up or layer.down or type(layer.nonlinearity) is not nn.SiLU:
         return "between its norms and its convolutions is more than a SiLU"
     norms = (layer.norm1, layer.norm2)

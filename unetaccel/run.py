@@ -198,13 +198,19 @@ class Run:
                 output = plain(**self._completed(inputs))
             elif full:
                 output = self._run_full(stream, inputs, made_for)
-                report.cached_bytes = max(report.cached_bytes, sum(s.nbytes for s in self._streams))
             else:
-                output = self._views_for(inputs, cached=True).run_cached(inputs, stream.forecast(self._index))
+                output = self._run_cached(stream, inputs)
+            report.cached_bytes = max(report.cached_bytes, sum(s.nbytes for s in self._streams))
         stream.condition = condition
         report.kinds[self._calls].append(full)
         report.halved[self._calls].append(self._half)
         return output
+
+    def _run_cached(self, stream: Stream, inputs: dict) -> object:
+        """A cached evaluation, from what the stream makes of its features."""
+        views = self._views_for(inputs, cached=True)
+        known = stream.known(self._index, views.hoisted)
+        return views.run_cached(inputs, stream.forecast(self._index), **known)
 
     def _run_full(self, stream: Stream, inputs: dict, made_for: object) -> object:
         """A full evaluation, whose feature the stream keeps: beside the last ones, if it was planned and nothing has changed."""

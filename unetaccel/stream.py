@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 
 from .forecast import Row, Table
+from .hoist import Constants, HoistedLayer
 from .ops import Blend, blends_by_kernel, forecast_blend, weight_table
 
 Rows = tuple[Row | None, ...]
@@ -23,6 +25,8 @@ class Stream:
     """What forecasts are blended by, see ``ops``."""
     ring: dict[int, torch.Tensor] = field(default_factory=dict)
     """Features (N, C, H, W) by slot: one to hold, more to forecast from."""
+    constants: dict[int, tuple[HoistedLayer, Constants]] = field(default_factory=dict)
+    """By slot, what the layer at the cut made of the feature there, and the layer that made it."""
     kept: int = 0
     """Full features since the table begins."""
     inputs: object = None
@@ -30,14 +34,17 @@ class Stream:
     condition: int | None = None
     _weights: dict[str, tuple[Rows, torch.Tensor]] = field(default_factory=dict, repr=False)
     """Of the table's rows and of its checks, where they lie on the device."""
+    _repeating: tuple[Rows | None, bool] = field(default=(None, False), repr=False)
 
     @property
     def nbytes(self) -> int:
-        return sum(feature.nbytes for feature in self.ring.values())
+        constants = [tensor for _, pair in self.constants.values() for tensor in pair]
+        return sum(tensor.nbytes for tensor in (*self.ring.values(), *constants))
 
     def forget(self) -> None:
         """Make the next evaluation full."""
         self.ring.clear()
+        self.constants.clear()
 
     def restart(self, table: Table) -> None:
         """Forget all features: what comes has nothing to do with them, and a slope across the change would be wrong."""
@@ -46,7 +53,8 @@ class Stream:
 
     def halve(self, inputs: object) -> None:
         """Keep of all features the second half, that of the condition; ``inputs`` is the structure of what will follow."""
-        self.ring = {slot: feature[len(feature) // 2 :].clone() for slot, feature in self.ring.items()}
+        self.ring = {slot: _second_half(feature) for slot, feature in self.ring.items()}
+        self.constants = {slot: (by, tuple(map(_second_half, pair))) for slot, (by, pair) in self.constants.items()}
         self.inputs = inputs
 
     def follow(self, tables: Callable[[int], Table]) -> None:
@@ -61,6 +69,7 @@ class Stream:
         """
         slot = self.kept % self.table.slots
         self.ring.pop(slot, None)
+        self.constants.pop(slot, None)
         try:
             yield lambda feature: self.ring.__setitem__(slot, feature)
             self.kept += 1
@@ -76,6 +85,30 @@ class Stream:
         """F at the full evaluation ``index`` as it would have been forecast, before that is made."""
         blend = self._blend("checks", index)
         return blend.tensor() if isinstance(blend, Blend) else blend
+
+    def known(self, index: int, layer: HoistedLayer | None) -> dict[str, Constants]:
+        """What is known of the cached evaluation ``index`` beside F: ``constants`` of ``layer``, where these repeat.
+
+        They are made at the first evaluation that wants them. Where F is blended anew each time, none are.
+        """
+        if layer is None or not self._repeats():
+            return {}
+        [(slot, _)] = self.table.rows[index]
+        if not layer.takes(self.ring[slot]):
+            return {}
+        if slot not in self.constants or self.constants[slot][0] is not layer:
+            self.constants[slot] = layer, layer.constants(self.ring[slot])
+        return {"constants": self.constants[slot][1]}
+
+    def _repeats(self) -> bool:
+        """Whether all cached evaluations hold a feature, and some hold the one before's. Asked of the table as a whole, so that
+        the cached view is compiled for one kind of evaluation.
+        """
+        rows = self.table.rows
+        if self._repeating[0] is not rows:
+            held = all(len(row) == 1 and row[0][1] == 1 for row in rows if row is not None)
+            self._repeating = rows, held and any(a is not None and a == b for a, b in pairwise(rows))
+        return self._repeating[1]
 
     def _blend(self, kind: str, index: int) -> torch.Tensor | Blend:
         row, slots = getattr(self.table, kind)[index], self.table.slots
@@ -103,3 +136,7 @@ class Stream:
             weights = weight_table(by_slot, device)
             self._weights[kind] = rows, weights
         return weights
+
+
+def _second_half(x: torch.Tensor) -> torch.Tensor:
+    return x[len(x) // 2 :].clone()

@@ -18,6 +18,7 @@ from .entry import FusedBlock, fuse
 from .errors import UnsupportedModelError
 from .execution import EAGER, Execution
 from .graphs import GraphedStep
+from .hoist import Constants, HoistedBlock, HoistedLayer, hoist
 from .inputs import ADAPTER_STATES, MID_RESIDUAL, RESIDUALS, input_names
 from .offload import carry_hook, group_is_cut, refuse_streams
 from .ops import Blend
@@ -42,6 +43,8 @@ class Port:
         """Of what enters the layer at the cut, where that is fused: F, and the skip."""
         self.moments: torch.Tensor | None = None
         """For the norm that follows."""
+        self.constants: Constants | None = None
+        """What the layer at the cut makes of F, where that is hoisted."""
 
 
 class Tap(nn.Module):
@@ -51,9 +54,11 @@ class Tap(nn.Module):
     detached: no gradient flows from one evaluation to another.
     """
 
-    def __init__(self, block: nn.Module, port: Port, reads: bool, fused: bool = False):
+    def __init__(self, block: nn.Module, port: Port, reads: bool, fused: bool = False, hoisted: bool = False):
         super().__init__()
         self.block = FusedBlock(block, port) if fused else block
+        if hoisted:
+            self.block = HoistedBlock(self.block, block, port)
         self.resnets = block.resnets  # diffusers counts a block's skips by these
         self.has_cross_attention = getattr(block, "has_cross_attention", False)
         self.port = port
@@ -62,7 +67,8 @@ class Tap(nn.Module):
 
     def forward(self, hidden_states, *args, **kwargs):
         if self.reads:
-            hidden_states = self.port.feature.clone() if self.copies else self.port.feature
+            copies = self.copies and self.port.constants is None
+            hidden_states = self.port.feature.clone() if copies else self.port.feature
         else:
             self.port.feature = hidden_states.detach().clone() if self.copies else hidden_states.detach()
         return self.block(hidden_states, *args, **kwargs)
@@ -94,17 +100,21 @@ class FullStep(nn.Module):
 
 
 class CachedStep(nn.Module):
-    """A cached evaluation as a function of F and its inputs: (feature, keyword inputs) -> the U-Net's output."""
+    """A cached evaluation as a function of F and its inputs: (feature, keyword inputs) -> the U-Net's output.
+
+    Where the layer at the cut is hoisted, ``constants`` are what it makes of this F (see ``hoist``), or None.
+    """
 
     def __init__(self, view: nn.Module, port: Port):
         super().__init__()
         self.view = view
         self._port = port
 
-    def forward(self, feature: torch.Tensor | Blend, **inputs):
+    def forward(self, feature: torch.Tensor | Blend, constants: Constants | None = None, **inputs):
         self._port.feature = feature.tensor() if isinstance(feature, Blend) else feature
+        self._port.constants = constants
         output = type(self.view).forward(self.view, **inputs)
-        self._port.feature = None
+        self._port.feature = self._port.constants = None
         return output
 
 
@@ -139,6 +149,10 @@ class Views:
     """Why the layer at the cut is not run by kernels, where that was asked for."""
     precomputed: Precomputed | None = field(default=None, repr=False)
     """What is known before an evaluation, where that was asked for."""
+    hoisted: HoistedLayer | None = None
+    """What stands for the layer at the cut in the cached view, where it may be given what it makes of F."""
+    unhoisted: str | None = None
+    """Why it may not, where that was asked for."""
 
     def __post_init__(self):
         self.full_step: Callable = FullStep(self.full, self.port)
@@ -168,11 +182,11 @@ class Views:
         """One full evaluation with keyword ``inputs``: the U-Net's output, and F of shape (N, C, H, W)."""
         return self._call(self.full_step, self._ready(inputs))
 
-    def run_cached(self, inputs: dict, feature: torch.Tensor | Blend) -> object:
-        """One cached evaluation from ``feature``: the U-Net's output."""
+    def run_cached(self, inputs: dict, feature: torch.Tensor | Blend, **known: Constants) -> object:
+        """One cached evaluation from ``feature``, and what else of ``CachedStep`` is known: the U-Net's output."""
         if isinstance(feature, Blend) and not isinstance(self.cached_step, GraphedStep):
             feature = feature.tensor()
-        return self._call(self.cached_step, {**self._ready(self.relevant(inputs)), "feature": feature})
+        return self._call(self.cached_step, {**self._ready(self.relevant(inputs)), "feature": feature, **known})
 
     def run_plain(self, inputs: dict) -> object:
         """One evaluation of the whole U-Net, for which nothing is kept."""
@@ -214,7 +228,8 @@ def build_views(unet: nn.Module, b: int, sites: Sites = NO_SITES, how: Execution
 
     Args:
         sites: what stands for decoder layers in the views, by default nothing.
-        how: with ``fused``, kernels run the layer at the cut, where that can be (see ``entry``).
+        how: with ``fused``, kernels run the layer at the cut, where that can be (see ``entry``); with ``precompute``, the cached
+            view may be given what this layer makes of F (see ``hoist``).
 
     Raises:
         UnsupportedModelError: see ``skips.check_supported``; or a block was patched by another tool.
@@ -223,17 +238,21 @@ def build_views(unet: nn.Module, b: int, sites: Sites = NO_SITES, how: Execution
     if fused:
         sites, unfused = fuse(unet, skip, sites, port)
         fused = unfused is None
+    full_sites, hoisted, unhoisted = sites, None, None
+    if how.precompute:
+        hoisted, unhoisted = hoist(unet, skip, plain_sites, sites, port)
+        sites = sites.replacing(unet, skip.entry, hoisted) if hoisted else sites
     containers = split_containers(unet, skip, sites)
     refuse_streams(unet)
     refuse_replaced_forward(containers[1:], {id(m): name for name, m in unet.named_modules()})
     _refuse_hooks(_split_blocks(unet, skip), skip)
     up = list(unet.up_blocks)
     entry = up[skip.up_block]
-    head = [part(block, up, sites=sites) for block in up[: skip.up_block]]
-    above = [part(block, up, sites=sites) for block in up[skip.up_block + 1 :]]
+    head = [part(block, up, sites=full_sites) for block in up[: skip.up_block]]
+    above = [part(block, up, sites=full_sites) for block in up[skip.up_block + 1 :]]
     if skip.up_layer:
-        head.append(part(entry, up, 0, skip.up_layer, "upsamplers", after=False, sites=sites))
-    tail = part(entry, up, skip.up_layer, before=not skip.up_layer, sites=sites)
+        head.append(part(entry, up, 0, skip.up_layer, "upsamplers", after=False, sites=full_sites))
+    tail = part(entry, up, skip.up_layer, before=not skip.up_layer, sites=full_sites)
     full = overlay(unet, {"up_blocks": nn.ModuleList([*head, Tap(tail, port, reads=False, fused=fused), *above])})
     down = encoder_through(unet, skip.block, skip.layer)
     whole = len(down) - (skip.block >= 0 and not _takes_adapter(unet.down_blocks[skip.block], skip.layer))
@@ -245,11 +264,13 @@ def build_views(unet: nn.Module, b: int, sites: Sites = NO_SITES, how: Execution
         {
             "down_blocks": nn.ModuleList(down),
             "mid_block": PassThrough(),
-            "up_blocks": nn.ModuleList([Tap(tail, port, reads=True, fused=fused), *above]),
+            "up_blocks": nn.ModuleList([Tap(tail, port, True, fused, hoisted is not None), *above]),
         },
     )
     edited = overlay(unet, _edited_blocks(unet, plain_sites)) if plain_sites else unet
-    return Views(edited, full, cached, port, skip, whole, Fingerprint(containers), sites, unfused)
+    return Views(
+        edited, full, cached, port, skip, whole, Fingerprint(containers), sites, unfused, None, hoisted, unhoisted
+    )
 
 
 def edited_views(unet: nn.Module, sites: Sites) -> Views:

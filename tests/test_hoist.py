@@ -1,0 +1,422 @@
+"""The hoisted entry: equal to the plain one but for rounding, never from constants that are stale, and else plain by name."""
+
+import pytest
+import torch
+from diffusers.hooks import apply_group_offloading
+from torch._dynamo.testing import CompileCounter
+
+import unetaccel
+from unetaccel import DeepCache, FreeU, GuidanceReuse, ScaleLong, SkipTuning, ops
+from unetaccel import hoist as hoisting
+from unetaccel.costs import example_inputs
+from unetaccel.execution import Execution
+from unetaccel.layouts import layout_of
+from unetaccel.methods.skip_method import straddles
+from unetaccel.shapes import build_shape
+from unetaccel.skips import skip_table
+from unetaccel.views import build_views
+
+CPU = torch.device("cpu")
+PRECOMPUTE = Execution(precompute=True)
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """The batch size of each feature that constants were made of."""
+    sizes = []
+    original = hoisting.constants
+
+    def constants(layer, feature):
+        sizes.append(len(feature))
+        return original(layer, feature)
+
+    monkeypatch.setattr(hoisting, "constants", constants)
+    return sizes
+
+
+@torch.no_grad()
+def outputs(tiny, unet, *methods, cut=0, steps=7, interval=3, between=lambda i: None, more=None, **options) -> list:
+    """Of evaluations whose inputs change a lot from one to the next; ``between`` is called before each."""
+    inputs = {**tiny.inputs(unet), **(more or {})}
+    with unetaccel.apply(unet, DeepCache(interval, cut, force=True), *methods, **options) as handle:
+        found = []
+        with handle.run(steps):
+            for i in range(steps):
+                between(i)
+                at = {"sample": inputs["sample"].roll(i, -1) * (1 + i), "timestep": torch.tensor(900 - 100 * i)}
+                found.append(handle.unet(**{**inputs, **at})[0])
+        return found
+
+
+def both(tiny, unet, *methods, **options) -> tuple[list, list]:
+    """With constants, and without."""
+    return outputs(tiny, unet, *methods, precompute=True, **options), outputs(tiny, unet, *methods, **options)
+
+
+def assert_close(ours: list, plain: list) -> None:
+    """But for rounding, which leaves a mark: else something else has computed them."""
+    for a, b in zip(ours, plain, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    assert not all(map(torch.equal, ours, plain))
+
+
+@torch.no_grad()
+def check_cuts(unet, inputs: dict) -> list[int]:
+    """Every cut whose parts can be told apart is hoisted and right; gives those that cannot."""
+    refused = []
+    for place in layout_of(unet).places(unet):
+        b = place.skip.b
+        views, plain = build_views(unet, b, how=PRECOMPUTE), build_views(unet, b)
+        _, feature = plain.run_full(inputs)
+        later = {**inputs, "sample": 2 * inputs["sample"].flip(-1)}
+        expected = plain.run_cached(later, feature)[0]
+        assert torch.equal(views.run_full(inputs)[1], feature)
+        assert torch.equal(views.run_cached(later, feature)[0], expected), "without constants it is the plain view"
+        if straddles(place):
+            assert "a group of its norm holds channels of both F and the skip" in views.unhoisted
+            refused.append(b)
+            continue
+        assert views.unhoisted is None
+        ours = views.run_cached(later, feature, constants=views.hoisted.constants(feature))[0]
+        assert_close([ours], [expected])
+        assert views.port.feature is views.port.constants is views.port.parts is None
+    return refused
+
+
+@pytest.mark.parametrize(
+    ("name", "straddling"),
+    [
+        ("sd", [2, 3]),
+        ("sdxl", [2, 3]),
+        ("ddpm", [2, 3]),
+        ("ldm", [2, 3]),
+        ("simple-cross-attention", [2, 3]),
+        ("class-conditioned", [1, 2]),
+        ("audioldm2", [2, 3]),
+    ],
+)
+def test_every_cut_whose_groups_hold_one_part_only(tiny, name, straddling):
+    unet = tiny.unet(name)
+    assert check_cuts(unet, tiny.inputs(unet)) == straddling
+
+
+@pytest.mark.parametrize("shape", ["sd15", "sdxl"])
+def test_real_shapes_scaled_down(shape):
+    torch.manual_seed(0)
+    unet = build_shape(shape, scale=0.1)
+    inputs = {"return_dict": False, "timestep": torch.tensor(300)}
+    for name, value in example_inputs(unet, batch=2, size=16, tokens=7):
+        nested = isinstance(value[0][0], str)
+        inputs[name] = {key: torch.randn(size) for key, (size, *_) in value} if nested else torch.randn(value[0])
+    assert check_cuts(unet, inputs)[:2] == [2, 3]
+
+
+def test_constants_follow_each_full_evaluation(tiny, made):
+    ours, plain = both(tiny, tiny.unet())
+    assert_close(ours, plain)
+    assert made == [2, 2], "once per feature that is read, and not for the last one, which is not"
+    cached = [i for i in range(7) if i % 3]
+    assert all(torch.equal(ours[i], plain[i]) for i in range(7) if i not in cached), "full evaluations are plain"
+    assert not any(torch.equal(ours[i], plain[i]) for i in cached)
+
+
+def test_stale_constants_would_show(tiny, monkeypatch):
+    """What the other tests rest on: constants of another feature are far from right."""
+    kept = []
+    original = hoisting.constants
+    monkeypatch.setattr(hoisting, "constants", lambda *given: kept.append(original(*given)) or kept[0])
+    ours, plain = both(tiny, tiny.unet())
+    assert torch.allclose(ours[1], plain[1], rtol=1e-4, atol=1e-5)
+    assert (ours[4] - plain[4]).norm() > 1e-2 * plain[4].norm()
+
+
+def test_nothing_is_made_that_is_read_once_or_blended(tiny, made):
+    unet = tiny.unet()
+    assert all(map(torch.equal, *both(tiny, unet, interval=2)))
+    pipe = tiny.pipe()
+    with unetaccel.apply(pipe, DeepCache(interval=3, forecast="linear"), precompute=True):
+        ours = tiny.call(pipe, steps=7)
+    with unetaccel.apply(pipe, DeepCache(interval=3, forecast="linear")):
+        assert torch.equal(ours, tiny.call(pipe, steps=7))
+    assert not made
+
+
+@torch.no_grad()
+def test_each_stream_has_its_own(tiny, made):
+    unet, found = tiny.unet(), []
+    inputs = tiny.inputs(unet)
+    conditions = [inputs["encoder_hidden_states"], -3 * inputs["encoder_hidden_states"].clone()]
+    for options in ({"precompute": True}, {}):
+        with unetaccel.apply(unet, DeepCache(4, cut=1), **options) as handle, handle.run(8, streams=2):
+            found.append(
+                [
+                    handle.unet(**{**inputs, "sample": (1 + i) * inputs["sample"], "encoder_hidden_states": condition})[
+                        0
+                    ]
+                    for i in range(8)
+                    for condition in conditions
+                ]
+            )
+    assert_close(*found)
+    assert len(made) == 4, "two full evaluations in two streams"
+
+
+@torch.no_grad()
+def test_constants_are_cut_to_the_conditional_half(tiny, made):
+    unet, found = tiny.unet(), []
+    inputs = tiny.inputs(unet)
+    for options in ({"precompute": True}, {}):
+        with unetaccel.apply(unet, GuidanceReuse(2), DeepCache(4, cut=1), **options) as handle:
+            with handle.run(8, guided=True):
+                found.append([handle.unet(**{**inputs, "sample": (1 + i) * inputs["sample"]})[0] for i in range(8)])
+            assert handle.summary().pattern == "F.,,f,,,"
+    assert_close(*found)
+    assert made == [2, 1], "those of the first feature were cut, not made anew"
+
+
+def test_residuals_on_the_skip(tiny, made):
+    unet = tiny.unet()
+    torch.manual_seed(0)
+    residuals = [torch.randn(2, s.channels, 16 // s.stride, 16 // s.stride) for s in skip_table(unet)]
+    more = {"down_block_additional_residuals": residuals, "mid_block_additional_residual": torch.randn(2, 32, 4, 4)}
+    ours, plain = both(tiny, unet, more=more, cut=1)
+    assert_close(ours, plain)
+    assert made
+    assert not torch.allclose(plain[1], outputs(tiny, unet, cut=1)[1], rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "methods",
+    [
+        [SkipTuning(0.6)],
+        [ScaleLong(kappa=0.9)],
+        [ScaleLong("ls", start="paper")],
+        [ScaleLong("ls", start="paper", gate="token")],
+        [SkipTuning(0.6), ScaleLong(mode="sqrt2")],
+    ],
+    ids=["skip-tuning", "constants", "per channel", "per pixel", "two"],
+)
+def test_what_multiplies_the_skip(tiny, made, methods):
+    unet, found = tiny.unet(), []
+    for precompute in (True, False):
+        torch.manual_seed(0)  # of the gates' networks
+        found.append(outputs(tiny, unet, *methods, cut=1, precompute=precompute))
+    assert_close(*found)
+    assert made
+    assert not torch.allclose(found[1][1], outputs(tiny, unet, cut=1)[1], rtol=1e-3, atol=1e-3)
+
+
+def test_the_skip_is_edited_in_a_copy(tiny, made):
+    """Others may hold it, as hooks on the layer that makes it do."""
+    unet, seen = tiny.unet(), []
+    unet.get_submodule(skip_table(unet)[1].source).register_forward_hook(
+        lambda m, i, x: seen.append((x[0], x[0].clone()))
+    )
+    outputs(tiny, unet, SkipTuning(0.6), cut=1, precompute=True)
+    assert made
+    assert all(torch.equal(now, then) for now, then in seen)
+
+
+def test_a_strength_that_changes_with_time(tiny, made):
+    pipe, found = tiny.pipe(), []
+    for options in ({"precompute": True}, {}):
+        with unetaccel.apply(pipe, SkipTuning(0.6, schedule="increasing"), DeepCache(4, cut=1), **options):
+            found.append([tiny.call(pipe, steps=8)])
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-3)
+    assert len(made) == 2
+
+
+def why_not(unet, *methods, b=0) -> str | None:
+    with unetaccel.apply(unet, DeepCache(cut=b), *methods, precompute=True) as handle:
+        [views] = handle._engine._idle
+        return views.unhoisted
+
+
+def test_what_is_not_hoisted_says_why_and_runs_plain(tiny, made):
+    unet, freeu = tiny.unet(), {"s1": 0.9, "s2": 0.2, "b1": 1.2, "b2": 1.4}
+    assert why_not(unet) is None
+    refused = [
+        ([FreeU(**freeu)], 4, "up_blocks.1.resnets.1 is not hoisted: "),
+        ([SkipTuning(0.6, where="shortcut")], 1, "its conv_shortcut was exchanged (it is a ScaledInput of "),
+        ([SkipTuning(0.6, where="norm_out", backend="fold")], 1, "its norm1 was exchanged (it is a Fold of "),
+        ([], 2, "holds channels of both F and the skip (32 + 16 in 8 groups)"),
+    ]
+    for methods, b, why in refused:
+        assert why in why_not(unet, *methods, b=b)
+        assert all(map(torch.equal, *both(tiny, unet, *methods, cut=b)))
+    unet.enable_freeu(**freeu)
+    assert "FreeU is on in its block" in why_not(unet)
+    unet.disable_freeu()
+    last = unet.up_blocks[-1].resnets[-1]
+    for hooked, why in ((last, "it has hooks"), (last.conv1, "its conv1 is quantised, hooked or offloaded")):
+        hook = hooked.register_forward_hook(lambda *_: None)
+        assert why in why_not(unet)
+        hook.remove()
+    assert "its block is a CrossAttnUpBlockMotion" in why_not(tiny.unet("animatediff"))
+    assert not made
+
+
+@pytest.mark.parametrize(
+    "around", [torch.enable_grad, lambda: torch.autocast("cpu", torch.bfloat16)], ids=["grad", "autocast"]
+)
+def test_gradients_and_autocast_run_plain(tiny, made, around):
+    unet = tiny.unet()
+    inputs, found = tiny.inputs(unet), []
+    for precompute in (True, False):
+        handle = unetaccel.apply(unet, DeepCache(3, force=True), precompute=precompute)
+        with torch.no_grad(), around(), handle.run(3):
+            found.append([handle.unet(**inputs)[0] for _ in range(3)])
+    assert all(map(torch.equal, *found))
+    assert not made
+
+
+def test_inference_mode_before_and_after(tiny, made):
+    """Nothing that is kept with the views was made in inference mode, or it could not be used outside it."""
+    unet = tiny.unet()
+    inputs, found = tiny.inputs(unet), []
+    handle = unetaccel.apply(unet, DeepCache(3, force=True), precompute=True)
+    for around in (torch.inference_mode, torch.no_grad, torch.inference_mode):
+        with around(), handle.run(3):
+            found.append([handle.unet(**inputs)[0] for _ in range(3)])
+    assert all(map(torch.equal, found[0], found[1]))
+    assert len(made) == 3
+
+
+@pytest.mark.parametrize("part", ["norm1", "conv1", "conv_shortcut"])
+def test_weights_that_change_within_a_call_are_followed(tiny, made, part):
+    """Between two cached evaluations of one feature: what was made of it is made anew, by the new weights."""
+    found = []
+    for precompute in (True, False):
+        unet = tiny.unet()
+        weight = getattr(unet.up_blocks[-1].resnets[-1], part).weight
+        found.append(
+            outputs(
+                tiny, unet, interval=4, precompute=precompute, between=lambda i, w=weight: w.mul_(3) if i == 2 else None
+            )
+        )
+    assert_close(*found)
+    assert len(made) == 3, "anew after the change"
+    untouched = outputs(tiny, tiny.unet(), interval=4)
+    assert not torch.allclose(found[1][2], untouched[2], rtol=1e-2, atol=1e-2)
+
+
+def test_weights_that_change_between_calls_without_a_mark_are_followed(tiny, made):
+    """diffusers' ``EMAModel`` writes through ``.data``: same storage, same version."""
+    pipe, other, method = tiny.pipe("one-layer"), tiny.unet("one-layer", seed=1), DeepCache(3, force=True)
+    with unetaccel.apply(pipe, method, precompute=True):
+        tiny.call(pipe, steps=3)
+        for p, new in zip(pipe.unet.parameters(), other.parameters(), strict=True):
+            p.data.copy_(new.data)
+        ours = tiny.call(pipe, steps=3)
+    with unetaccel.apply(pipe, method):
+        torch.testing.assert_close(ours, tiny.call(pipe, steps=3), rtol=1e-4, atol=1e-4)
+    assert len(made) == 2
+
+
+def test_an_adapter_that_comes_between_calls_ends_it(tiny, made):
+    from peft import LoraConfig
+
+    pipe, method = tiny.pipe("one-layer"), DeepCache(3, force=True)
+    with unetaccel.apply(pipe, method, precompute=True) as handle:
+        tiny.call(pipe, steps=3)
+        torch.manual_seed(0)
+        handle._engine.original.add_adapter(LoraConfig(r=2, target_modules=["conv1"], init_lora_weights=False))
+        adapted = tiny.call(pipe, steps=3)
+        [views] = handle._engine._idle
+        assert "its conv1 was exchanged (it is a Conv2d of peft.tuners.lora.layer)" in views.unhoisted
+    assert len(made) == 1
+    with unetaccel.apply(pipe, method):
+        assert torch.equal(adapted, tiny.call(pipe, steps=3))
+
+
+def _group_offload(kind):
+    return lambda pipe: apply_group_offloading(
+        pipe.unet, onload_device=CPU, offload_device=CPU, offload_type=kind, num_blocks_per_group=1
+    )
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(
+    ("way", "why"),
+    [
+        (lambda pipe: pipe.enable_model_cpu_offload(device="cpu"), None),
+        (_group_offload("leaf_level"), "its norm1 is quantised, hooked or offloaded"),
+        (_group_offload("block_level"), "its block has offload hooks"),
+        (
+            lambda pipe: pipe.unet.enable_layerwise_casting(torch.float16, torch.float32),
+            "its conv1 is quantised, hooked",
+        ),
+    ],
+    ids=["model", "leaves", "blocks", "casting"],
+)
+def test_weights_that_are_elsewhere_are_left_there(tiny, made, when, way, why):
+    found = []
+    for precompute in (True, False):
+        pipe = tiny.pipe()
+        if when == "before":
+            way(pipe)
+        handle = unetaccel.apply(pipe, DeepCache(3, force=True), precompute=precompute)
+        if when == "after":
+            way(pipe)
+        found += [tiny.call(pipe, steps=4), tiny.call(pipe, steps=4)]
+        if precompute:
+            [views] = handle._engine._idle
+            assert views.unhoisted is None if why is None else why in views.unhoisted
+    for ours in found[:2]:
+        torch.testing.assert_close(ours, found[-1], rtol=1e-4, atol=1e-4 if why is None else 0)
+    assert bool(made) == (why is None)
+
+
+def test_what_is_kept_is_counted_and_let_go(tiny):
+    pipe, kept = tiny.pipe(), []
+    for options in ({"precompute": True}, {}):
+        with unetaccel.apply(pipe, DeepCache(3, force=True), **options) as handle:
+            tiny.call(pipe, steps=4)
+            kept.append(handle.summary().cached_bytes)
+            assert not handle._engine.last._streams
+    feature, constants = (2 * c * 16 * 16 * 4 for c in (16, 2 * 16))
+    assert kept == [feature + constants, feature]
+
+
+def test_a_pipeline_is_put_back_as_it_was(tiny, made):
+    pipe = tiny.pipe("one-layer")
+    before, plain = tiny.snapshot(pipe), tiny.call(pipe, steps=6)
+    with unetaccel.apply(pipe, DeepCache(3), precompute=True) as handle:
+        spy = tiny.Spy(pipe.unet)
+        ours = tiny.call(pipe, steps=6)
+        assert spy.stop() == "F..F.."
+        [views] = handle._engine._idle
+        assert views.port.parts is views.port.constants is views.port.feature is None
+    assert len(made) == 2
+    with unetaccel.apply(pipe, DeepCache(3)):
+        torch.testing.assert_close(ours, tiny.call(pipe, steps=6), rtol=1e-3, atol=1e-3)
+    after = tiny.snapshot(pipe)
+    for what in ("unet", "modules", "tensors", "bytes"):
+        assert after[what] == before[what]
+    assert torch.equal(tiny.call(pipe, steps=6), plain)
+
+
+def test_one_graph_per_view(tiny):
+    counter, unet = CompileCounter(), tiny.unet()
+    eager = outputs(tiny, unet, precompute=True)
+    torch._dynamo.reset()
+    compiled = outputs(tiny, unet, precompute=True, compile={"backend": counter})
+    torch._dynamo.reset()
+    assert counter.frame_count == 2
+    assert all(map(torch.equal, eager, compiled))
+
+
+@pytest.mark.skipif(ops._missing() is not None, reason=f"optional: {ops._missing()}")
+def test_beside_kernels(tiny, made, monkeypatch):
+    """Cached evaluations that are given constants do without the fused entry; the others keep it."""
+    joins = []
+    original = ops.scale_concat
+    monkeypatch.setattr("unetaccel.entry.scale_concat", lambda *a, **k: joins.append(1) or original(*a, **k))
+    unet = tiny.unet()
+    ours, plain = both(tiny, unet, SkipTuning(0.6), cut=1, kernels="triton", steps=4)
+    assert_close(ours, plain)
+    assert len(made) == 1
+    assert len(joins) == 2 + 4, "two full evaluations, and all four without constants"
+    joins.clear()
+    outputs(tiny, unet, interval=2, kernels="triton", precompute=True, steps=4)
+    assert len(joins) == 4
