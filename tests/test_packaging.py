@@ -20,7 +20,7 @@ def run_python(code: str) -> str:
 
 
 HEAVY = (
-    "triton",
+    "unetaccel_kernels.forecast_blend",  # and so triton; but diffusers may load that by itself
     "transformers",
     "diffusers.pipelines.stable_diffusion",
     "torchmetrics",

@@ -38,7 +38,7 @@ def compiled_views(
         UnsupportedModelError: as ``build_views``.
     """
     scales = LoraScales(unet)
-    known = Precomputed(scales.unet, inputs_only=True) if how.precompute else None
+    known = Precomputed(scales.unet, inputs_only=True) if how.precompute and how.graphs else None
     base = scales.unet if known is None else known.unet
     views = make_views(base, b, sites_of(base), how)
     split = split_containers(unet, views.skip, views.sites)

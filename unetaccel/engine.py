@@ -100,11 +100,11 @@ class Engine:
         return run.run_plain(inputs)
 
     def _build(self) -> Views:
-        if self.how.precompute and not self.how.graphs:
+        if self.how.inductor is not None or self.how.graphs:
+            return compiled_views(self.original, self.cut, self.edits.sites, self.how, self.log)
+        if self.how.precompute:
             return precomputed_views(self.original, self.cut, self.edits.sites, self.how)
-        if self.how.inductor is None and not self.how.graphs:
-            return make_views(self.original, self.cut, self.edits.sites(self.original), self.how)
-        return compiled_views(self.original, self.cut, self.edits.sites, self.how, self.log)
+        return make_views(self.original, self.cut, self.edits.sites(self.original), self.how)
 
     def _evaluate_outside(self, args: tuple, kwargs: dict) -> object:
         """A call that belongs to no sampling call: nothing is reused; skips are edited all the same."""

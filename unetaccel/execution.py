@@ -33,13 +33,7 @@ class Execution:
         """
         if type(precompute) is not bool:
             raise SettingError(f"apply(precompute)={precompute!r}: expected True or False")
-        inductor = _options(compile)
-        if precompute and inductor is not None:
-            raise SettingError(
-                f"apply(precompute=True, compile={compile!r}): a compiled graph holds no result from one evaluation to the next. "
-                "Leave precompute out, or take compile='graphs' or compile=False"
-            )
-        return cls(inductor, compile == "graphs", check_backend("apply(kernels)", kernels), precompute)
+        return cls(_options(compile), compile == "graphs", check_backend("apply(kernels)", kernels), precompute)
 
     @property
     def fused(self) -> bool:

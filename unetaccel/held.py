@@ -65,13 +65,18 @@ class Memo(nn.Module):
         return [(known.given, known.value) for known in self._results]
 
     def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
-        place = None if args or kwargs or torch.is_grad_enabled() or _is_hooked(self.layer) else spot(x)
-        if place is None:
+        if args or kwargs or torch.is_grad_enabled() or _is_hooked(self.layer):
             return self.layer(x, *args, **kwargs)
+        latest = self._results[0] if self._results else None
+        if latest is not None and latest.given is x and latest.place[-1] == x._version and latest.is_current():
+            return latest.value  # nearly always
+        place = spot(x)
+        if place is None:
+            return self.layer(x)
         known = next((r for r in self._results if r.place == place), None)
         if known is None or not known.is_current():
             known = _Result(self.layer, x)
-        if not self._results or known is not self._results[0]:
+        if known is not latest:
             others = [r for r in self._results if r.place[:-1] != place[:-1]]  # but for how often it was written to
             self._results = [known, *others][: self._keep]
         return known.value
@@ -83,14 +88,14 @@ class _Result:
     def __init__(self, layer: nn.Module, given: torch.Tensor):
         self.given, self.value, modules = given, layer(given), [*layer.modules()]
         self.place, self._cast = spot(given), autocast(given)
-        self._written = spot(self.value)
+        self._written = _version(self.value)
         self._layer, self._weights = Fingerprint(modules, deep=True), Versions(modules)
 
     def is_current(self) -> bool:
         """Whether the layer would still make the same of what lies in its place, and nobody has written to it."""
-        unwritten = self._written is not None and self._written == spot(self.value)
         return (
-            unwritten
+            self._written is not None
+            and self._written == self.value._version
             and self._cast == autocast(self.given)
             and self._layer.is_current()
             and self._weights.are_current()

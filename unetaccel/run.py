@@ -49,6 +49,12 @@ class Report:
     cached_bytes: int = 0
     precomputed_bytes: int = 0
     """Size of what was computed beforehand, at the end of the call."""
+    left_out: tuple[str, ...] = ()
+    """Why not all was computed beforehand, or by kernels, where that was asked for."""
+    hoisted: int = 0
+    """Cached evaluations that were given what the layer at the cut makes of F."""
+    constants: int = 0
+    """How often that was made."""
     inputs: object = None
     """Structure of the first evaluation's inputs, see ``structure``."""
 
@@ -148,8 +154,10 @@ class Run:
     def close(self) -> None:
         """Free the features; ``report`` stays."""
         self.closed = True
-        if self.views is not None and self.views.precomputed is not None and self._report is not None:
-            self._report.precomputed_bytes = self.views.precomputed.nbytes
+        if self.views is not None and self._report is not None:
+            self._report.left_out = self.views.left_out
+            if self.views.precomputed is not None:
+                self._report.precomputed_bytes = self.views.precomputed.nbytes
         self._streams, self._tables = [], None
         self._timestep = self._stepped = None
         self._forget_residuals()
@@ -209,7 +217,9 @@ class Run:
     def _run_cached(self, stream: Stream, inputs: dict) -> object:
         """A cached evaluation, from what the stream makes of its features."""
         views = self._views_for(inputs, cached=True)
-        known = stream.known(self._index, views.hoisted)
+        before, known = stream.made, stream.known(self._index, views.hoisted)
+        self._report.hoisted += bool(known)
+        self._report.constants += stream.made - before
         return views.run_cached(inputs, stream.forecast(self._index), **known)
 
     def _run_full(self, stream: Stream, inputs: dict, made_for: object) -> object:

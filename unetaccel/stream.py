@@ -27,6 +27,8 @@ class Stream:
     """Features (N, C, H, W) by slot: one to hold, more to forecast from."""
     constants: dict[int, tuple[HoistedLayer, Constants]] = field(default_factory=dict)
     """By slot, what the layer at the cut made of the feature there, and the layer that made it."""
+    made: int = 0
+    """How often constants were."""
     kept: int = 0
     """Full features since the table begins."""
     inputs: object = None
@@ -98,6 +100,7 @@ class Stream:
             return {}
         if slot not in self.constants or self.constants[slot][0] is not layer:
             self.constants[slot] = layer, layer.constants(self.ring[slot])
+            self.made += 1
         return {"constants": self.constants[slot][1]}
 
     def _repeats(self) -> bool:

@@ -49,6 +49,10 @@ class Summary:
     """What the profile predicts for the same full evaluations, were they forecast."""
     refreshed: int = 0
     """Evaluations that were made full because forecasts were off."""
+    precomputed_bytes: int = 0
+    """With ``precompute=True``: size of what was computed once in the call; F's share at the entry is part of ``cached_bytes``."""
+    left_out: tuple[str, ...] = ()
+    """Why not all was precomputed, or run by kernels, where that was asked for."""
     graphs: str | None = None
     """With ``compile="graphs"``: what was recorded so far, its memory, and why evaluations were eager."""
     plain_because: str | None = None
@@ -79,6 +83,8 @@ class Summary:
             of = f"; a cached evaluation is {self.cached_macs_share:.1%} of a full one" if self.cut is not None else ""
             lines.append(f"  MACs       {self.macs_share:.1%} of plain{of}")
         lines += self._forecasts()
+        lines += [f"  known      {self.precomputed_bytes:,} bytes precomputed"] if self.precomputed_bytes else []
+        lines += [f"  left out   {text}" for text in self.left_out]
         lines += [f"  graphs     {self.graphs}"] if self.graphs else []
         times = [("full", self.seconds_full), ("cached", self.seconds_cached)]
         lines.append("  time       " + ", ".join(f"{1000 * s:.2f} ms {kind}" for kind, s in times if s is not None))
@@ -119,9 +125,11 @@ def summarize(engine: Engine) -> Summary:
         cached=len(flat) - sum(flat),
         cached_bytes=report.cached_bytes,
         halved=sum(halved),
-        macs_share=_share(flat, halved, cost.share) if cost and flat else None,
+        macs_share=_share(flat, halved, cost, report) if cost and flat else None,
         full_macs=cost.full_macs if cost else None,
-        cached_macs_share=cost.share if cost else None,
+        cached_macs_share=(cost.hoisted_share if report.hoisted else cost.share) if cost else None,
+        precomputed_bytes=report.precomputed_bytes,
+        left_out=report.left_out,
         seconds_full=full,
         seconds_cached=cached,
         plain_because=report.why_plain,
@@ -135,10 +143,11 @@ def _pattern(kinds: list[bool], halved: list[bool]) -> str:
     return "".join({"F": "f", ".": ","}[letter] if half else letter for letter, half in letters)
 
 
-def _share(kinds: list[bool], halved: list[bool], cached: float) -> float:
+def _share(kinds: list[bool], halved: list[bool], cost: CutCost, report: Report) -> float:
     """Work of these evaluations over that of as many full ones of both halves."""
-    work = [(1 if full else cached) / (2 if half else 1) for full, half in zip(kinds, halved, strict=True)]
-    return sum(work) / len(work)
+    work = [(1 if full else cost.share) / (2 if half else 1) for full, half in zip(kinds, halved, strict=True)]
+    saved = (report.hoisted - report.constants) * (cost.share - cost.hoisted_share)
+    return (sum(work) - saved) / len(work)
 
 
 def _errors(report: Report) -> dict[str, float | None]:

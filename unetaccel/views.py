@@ -161,6 +161,12 @@ class Views:
         self.cached_fingerprint = self.fingerprint
         """Of what the cached view was made of."""
 
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What was asked for and is not done, each with the reason."""
+        known = () if self.precomputed is None else self.precomputed.left_out
+        return (*known, *(why for why in (self.unfused, self.unhoisted) if why))
+
     def are_current(self, cached: bool = False) -> bool:
         """Whether the model is as it was when they were made; with ``cached``, as far as cached evaluations read it."""
         return (self.cached_fingerprint if cached else self.fingerprint).is_current() and self.sites.are_current()
