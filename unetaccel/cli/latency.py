@@ -29,7 +29,7 @@ Cases = Annotated[
 Variants = Annotated[
     list[str] | None,
     typer.Option(
-        help="plain, plain-inductor, plain-graphs, deepcache, deepcache-blocks, ours, ours-inductor, ours-graphs; "
+        help="plain, plain-inductor, plain-graphs, deepcache, deepcache-blocks, ours, ours-precompute, ours-inductor, ours-graphs, ours-all; "
         f"{AGAIN} \\[default: all that run here]."
     ),
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
-OURS = ("ours", "ours-inductor", "ours-graphs")
+OURS = ("ours", "ours-precompute", "ours-inductor", "ours-graphs", "ours-all")
 PLAINS = ("plain", "plain-inductor", "plain-graphs")
 OF_CEILING = 0.9
 REFERENCE = {"sd15:1": (104.6, 250.0), "sdxl:1": (21.6, 60.0)}

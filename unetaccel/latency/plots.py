@@ -13,8 +13,10 @@ COLOURS = {
     "deepcache": "#f2994a",
     "deepcache-blocks": "#c56a1c",
     "ours": "#7fb2f0",
+    "ours-precompute": "#56a0f0",
     "ours-inductor": "#2f80ed",
     "ours-graphs": "#123e7c",
+    "ours-all": "#0a2347",
 }
 
 

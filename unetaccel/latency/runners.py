@@ -50,21 +50,9 @@ class PlainCompiled(Plain):
 class Ours:
     """Our two views, of one ``apply``: the plan is a rule, so every interval runs the same two graphs."""
 
-    def __init__(self, job: Job, cut: int, compile: bool | str):
+    def __init__(self, job: Job, cut: int, **options: object):
         self._interval = 1
-        self._handle = apply(job.unet, DeepCache(cut=cut, schedule=self._is_full, force=True), compile=compile)
-
-    @classmethod
-    def eager(cls, job: Job, cut: int) -> Ours:
-        return cls(job, cut, False)
-
-    @classmethod
-    def inductor(cls, job: Job, cut: int) -> Ours:
-        return cls(job, cut, True)
-
-    @classmethod
-    def graphs(cls, job: Job, cut: int) -> Ours:
-        return cls(job, cut, "graphs")
+        self._handle = apply(job.unet, DeepCache(cut=cut, schedule=self._is_full, force=True), **options)
 
     def _is_full(self, i: int, timestep: float | None, sigma: float | None, evaluations: int) -> bool:
         return i % self._interval == 0
@@ -83,12 +71,8 @@ class Ours:
 class PlainOurs(Plain):
     """A run of ours that reuses nothing: what caching gains in the same mode of execution is measured against it."""
 
-    def __init__(self, job: Job, compile: str):
-        self._handle = apply(job.unet, DeepCache(interval=1), compile=compile)
-
-    @classmethod
-    def graphs(cls, job: Job, cut: None) -> PlainOurs:
-        return cls(job, "graphs")
+    def __init__(self, job: Job, cut: None = None):
+        self._handle = apply(job.unet, DeepCache(interval=1), compile="graphs")
 
     @contextmanager
     def loop(self, walk: Walk, interval: None) -> Iterator[Callable]:

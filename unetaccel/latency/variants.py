@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from ..errors import SettingError
 from .jobs import Job
@@ -44,6 +45,10 @@ def _no_inductor(job: Job) -> str | None:
     return None
 
 
+def _no_triton() -> str | None:
+    return None if importlib.util.find_spec("triton") else "the package triton is not installed: pip install triton"
+
+
 def _no_graphs(job: Job) -> str | None:
     return None if job.device.type == "cuda" else "CUDA graphs need a CUDA device"
 
@@ -65,12 +70,20 @@ VARIANTS = {
     for variant in (
         Variant("plain", "plain, eager", "plain", Plain, caches=False),
         Variant("plain-inductor", "plain, torch.compile", "plain-inductor", PlainCompiled, _no_inductor, False),
-        Variant("plain-graphs", "plain, our CUDA graph", "plain-graphs", PlainOurs.graphs, _no_graphs, False),
+        Variant("plain-graphs", "plain, our CUDA graph", "plain-graphs", PlainOurs, _no_graphs, False),
         Variant("deepcache", "DeepCache 0.1.1, eager", "plain", Official, _no_helper),
         Variant("deepcache-blocks", "DeepCache 0.1.1, compiled blocks", "plain", BlocksCompiled, _no_blocks),
-        Variant("ours", "ours, eager", "plain", Ours.eager),
-        Variant("ours-inductor", "ours, inductor", "plain-inductor", Ours.inductor, _no_inductor),
-        Variant("ours-graphs", "ours, CUDA graphs", "plain-graphs", Ours.graphs, _no_graphs),
+        Variant("ours", "ours, eager", "plain", Ours),
+        Variant("ours-precompute", "ours, eager, precomputed", "plain", partial(Ours, precompute=True)),
+        Variant("ours-inductor", "ours, inductor", "plain-inductor", partial(Ours, compile="inductor"), _no_inductor),
+        Variant("ours-graphs", "ours, CUDA graphs", "plain-graphs", partial(Ours, compile="graphs"), _no_graphs),
+        Variant(
+            "ours-all",
+            "ours, graphs + kernels + precomputed",
+            "plain-graphs",
+            partial(Ours, compile="graphs", kernels="triton", precompute=True),
+            lambda job: _no_graphs(job) or _no_triton(),
+        ),
     )
 }
 """By name, in the order in which tables show them."""
