@@ -192,7 +192,9 @@ def test_views_under_inductor_are_right_and_told_beside_eager_ones(tiny, capsys)
     ]
     eager, inductor = found.rows[1:]
     for view in ("full", "cached"):  # of the quick ones among the repeats: what else runs here makes others slow
-        assert getattr(inductor, view)["p20"] < 1.1 * getattr(eager, view)["p20"], f"the {view} view is not slower under inductor"
+        assert getattr(inductor, view)["p20"] < 1.1 * getattr(eager, view)["p20"], (
+            f"the {view} view is not slower under inductor"
+        )
     with capsys.disabled():
         print("", *(f"{bar.text}: {bar.found:.2f}" for bar in told[:2]), sep="\n  ")
 

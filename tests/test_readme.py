@@ -98,6 +98,20 @@ def test_the_bars_of_calibrated_plans_hold():
             assert held["median"] >= bar * ours["median"]
 
 
+def test_the_table_of_latencies_is_the_committed_measurement(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    result = json.loads((RESULTS / "latency-cpu.json").read_text())
+    assert shown("latency") == importlib.import_module("latency_table").markdown(result)
+    assert {row["variant"] for case in result["cases"] for row in case["rows"]} >= {
+        "plain",
+        "deepcache",
+        "ours",
+        "ours-inductor",
+    }
+    for case in result["cases"]:
+        assert all(row["check"]["error"] <= row["check"]["tolerance"] for row in case["rows"])
+
+
 def test_files_that_the_readme_names_exist():
     for name in (
         "bench/results/demo-grid.png",

@@ -59,16 +59,26 @@ def compiled_views(
 
 def compile_step(step: Callable, options: dict, scales: LoraScales) -> Callable:
     """``torch.compile`` of one step, with timestep and LoRA scales as tensors: no value becomes a constant of the graph."""
-    compiled = torch.compile(step, **{"fullgraph": True, "dynamic": False, **options})
+    compiled: dict[str, Callable] = {}
 
     def call(**inputs):
         inputs = scales.follow(inputs)
-        timestep = inputs["timestep"]
+        timestep, device = inputs["timestep"], inputs["sample"].device
         if not isinstance(timestep, torch.Tensor):
-            inputs["timestep"] = torch.tensor(timestep, device=inputs["sample"].device)
-        return compiled(**inputs)
+            inputs["timestep"] = torch.tensor(timestep, device=device)
+        if device.type not in compiled:
+            compiled[device.type] = torch.compile(step, **_defaults(device.type, options), **options)
+        return compiled[device.type](**inputs)
 
     return call
+
+
+def _defaults(kind: str, options: dict) -> dict:
+    """What ``options`` leave open, on a device of this kind."""
+    found = {name: value for name, value in (("fullgraph", True), ("dynamic", False)) if name not in options}
+    if kind == "cpu" and not options.keys() & {"backend", "mode", "options"}:
+        found["options"] = {"layout_optimization": False}  # it would convert the weights in every evaluation
+    return found
 
 
 def check_compilable(unet: nn.Module) -> None:

@@ -40,13 +40,6 @@ class Plain:
         return 0
 
 
-class PlainCompiled(Plain):
-    """The U-Net in ``torch.compile``, as one graph."""
-
-    def __init__(self, job: Job, cut: None = None):
-        self.unet = torch.compile(job.twin(), fullgraph=True, dynamic=False)
-
-
 class Ours:
     """Our two views, of one ``apply``: the plan is a rule, so every interval runs the same two graphs."""
 
@@ -71,8 +64,8 @@ class Ours:
 class PlainOurs(Plain):
     """A run of ours that reuses nothing: what caching gains in the same mode of execution is measured against it."""
 
-    def __init__(self, job: Job, cut: None = None):
-        self._handle = apply(job.unet, DeepCache(interval=1), compile="graphs")
+    def __init__(self, job: Job, cut: None = None, *, compile: str):
+        self._handle = apply(job.unet, DeepCache(interval=1), compile=compile)
 
     @contextmanager
     def loop(self, walk: Walk, interval: None) -> Iterator[Callable]:

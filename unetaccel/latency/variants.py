@@ -12,7 +12,7 @@ from functools import partial
 
 from ..errors import SettingError
 from .jobs import Job
-from .runners import BlocksCompiled, Official, Ours, Plain, PlainCompiled, PlainOurs, Runner
+from .runners import BlocksCompiled, Official, Ours, Plain, PlainOurs, Runner
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,17 @@ VARIANTS = {
     variant.name: variant
     for variant in (
         Variant("plain", "plain, eager", "plain", Plain, caches=False),
-        Variant("plain-inductor", "plain, torch.compile", "plain-inductor", PlainCompiled, _no_inductor, False),
-        Variant("plain-graphs", "plain, our CUDA graph", "plain-graphs", PlainOurs, _no_graphs, False),
+        Variant(
+            "plain-inductor",
+            "plain, inductor",
+            "plain-inductor",
+            partial(PlainOurs, compile="inductor"),
+            _no_inductor,
+            False,
+        ),
+        Variant(
+            "plain-graphs", "plain, CUDA graph", "plain-graphs", partial(PlainOurs, compile="graphs"), _no_graphs, False
+        ),
         Variant("deepcache", "DeepCache 0.1.1, eager", "plain", Official, _no_helper),
         Variant("deepcache-blocks", "DeepCache 0.1.1, compiled blocks", "plain", BlocksCompiled, _no_blocks),
         Variant("ours", "ours, eager", "plain", Ours),
