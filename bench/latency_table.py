@@ -18,18 +18,18 @@ def markdown(result: dict) -> str:
     for case in result["cases"]:
         lines += [f"| {' | '.join((_title(case, result, row), *_cells(row)))} |" for row in case["rows"]]
         lines += [
-            f"| {_name(case, result)}: {name} | not run: {why} | | | | | |" for name, why in case["skipped"].items()
+            f"| {_name(case, result)}{name} | not run: {why} | | | | | |" for name, why in case["skipped"].items()
         ]
     return "\n".join(lines) + "\n"
 
 
 def _name(case: dict, result: dict) -> str:
-    scale = result["settings"]["scale"]
-    return case["case"] if scale == 1 else f"{case['case']} x {scale:g}"
+    """Before each row, where there are several cases."""
+    return "" if len(result["cases"]) == 1 else f"{case['case']}: "
 
 
 def _title(case: dict, result: dict, row: dict) -> str:
-    return f"{_name(case, result)}: {row['title']}"
+    return f"{_name(case, result)}{row['title']}"
 
 
 def _cells(row: dict) -> tuple[str, ...]:

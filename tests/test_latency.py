@@ -88,7 +88,7 @@ class NotANumber(Plain):
         yield lambda *args, **kwargs: (self.unet(*args, **kwargs)[0] * math.nan,)
 
 
-@pytest.mark.parametrize("wrong", [NeverCaches, NotANumber, lambda job, cut: OneStepLate(job, cut, False)])
+@pytest.mark.parametrize("wrong", [NeverCaches, NotANumber, lambda job, cut: OneStepLate(job, cut)])
 def test_nothing_is_timed_on_a_red_check(job, wrong, monkeypatch):
     monkeypatch.setattr(measure, "timed", lambda *_: pytest.fail("timed"))
     settings = Settings(intervals=(3,), cuts=(1,), steps=4, repeats=1)

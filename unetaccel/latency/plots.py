@@ -44,7 +44,7 @@ def write_plots(path: Path, result: dict) -> list[Path]:
 
 def _heading(case: dict, result: dict) -> str:
     settings, machine = result["settings"], result["environment"]
-    where = machine.get("gpu") or f"{machine['cpu']}, {machine['threads']} threads"
+    where = machine.get("gpu") or f"{machine['cpu']}, {machine['threads']} thread{'s'[: machine['threads'] != 1]}"
     return f"{case['case']}, sample {'x'.join(map(str, case['sample']))}, {settings['dtype']}, {where}"
 
 
@@ -61,7 +61,7 @@ def _speeds(plot, rows: list[dict]) -> None:
             )
     plot.set_yticks(range(len(rows)), [_label(row) for row in rows])
     plot.invert_yaxis()
-    plot.set_xlabel("steps per second; red: the MACs' ceiling over the plain run in the same mode")
+    plot.set_xlabel("steps per second; red: what the MACs allow in its mode")
 
 
 def _steps(plot, rows: list[dict]) -> None:
@@ -71,7 +71,7 @@ def _steps(plot, rows: list[dict]) -> None:
         plot.barh(y, 1000 * row["full"]["median"], color=colour, alpha=0.35, height=0.7)
         if row["cached"]:
             plot.barh(y, 1000 * row["cached"]["median"], color=colour, height=0.7)
-    plot.set_xlabel("ms per evaluation of the U-Net: pale full, strong cached")
+    plot.set_xlabel("ms per evaluation: pale full, strong cached")
 
 
 def _label(row: dict) -> str:
