@@ -36,6 +36,28 @@ def test_pipelines(tiny, recorders, name):
     assert not handle._engine.log.eager
 
 
+@pytest.mark.parametrize(
+    "name", ["controlnet", "two controlnets", "controlnet, guess mode", "controlnet for some steps"]
+)
+def test_controlnets_are_recorded_too(tiny, recorders, name):
+    """Whole, and as far as a cached evaluation reads them."""
+    pipe, call = CASES[name].build(tiny)
+    with unetaccel.apply(pipe, DeepCache(interval=3, cut=1)):
+        eager = call()
+    with unetaccel.apply(pipe, DeepCache(interval=3, cut=1), compile="graphs") as handle:
+        assert torch.equal(call(), eager)
+        [views] = handle._engine._idle
+        assert len(views._beside) == (1 if "guess" in name else 2)
+        pipe.controlnet.parameters().__next__().data = pipe.controlnet.parameters().__next__().data.clone().mul_(1.5)
+        made = count(recorders)
+        changed = call()
+        assert made < count(recorders) <= made + 2 * len(views._beside), "of the ControlNet alone, for each of its scales"
+        assert not handle._engine.log.eager
+    with unetaccel.apply(pipe, DeepCache(interval=3, cut=1)):
+        assert torch.equal(call(), changed)
+    assert not torch.equal(changed, eager)
+
+
 def test_what_is_done_to_loras_is_noticed(tiny):
     results = []
     for compile in (False, "graphs"):

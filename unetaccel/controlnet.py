@@ -15,9 +15,11 @@ from torch import nn
 
 from .accelerated import Face
 from .engine import Engine
+from .graphs import GraphedStep, graphed
+from .lora import LoraScales
 from .offload import call_hooked, carry_hook, is_group_offloaded, streamed
 from .overlay import Fingerprint, copied_containers, has_foreign_forward, overlay
-from .run import current_run
+from .run import Run, current_run
 from .skips import encoder_skips
 from .views import PassThrough, encoder_through, part
 
@@ -53,19 +55,39 @@ class ControlNetEngine:
         inputs = {**dict(zip(self._names, args, strict=False)), **kwargs}
         run = None if self.engine.removed else current_run(self.engine)
         if run is None or not run.reuses_next() or not _can_shorten(self.original, inputs):
-            return self._forward(self.original, **inputs)
+            return self._call(self.original, run, inputs)
         if not self._fingerprint.is_current():
             self._refresh()
-        residuals, mid = self._forward(self._view, **inputs)
+        residuals, mid = self._call(self._view, run, inputs)
         if self._view is not self.original:
             run.expect_residuals(lambda: self._run_whole(inputs))
         return residuals, mid
+
+    def _call(self, view: nn.Module, run: Run | None, inputs: dict) -> object:
+        """``view(**inputs)``; replayed from a recorded graph where the U-Net is."""
+        if run is None or self.engine.log is None:
+            return self._forward(view, **inputs)
+        return run.fresh_views().beside(view, functools.partial(self._graphed, view))(**inputs)
+
+    def _graphed(self, view: nn.Module) -> GraphedStep:
+        return graphed([ControlStep(view)], LoraScales(view), self.engine.log)[0]
 
     def _run_whole(self, inputs: dict) -> object:
         """As ``original(**inputs)``, whose ``forward`` may lead back here."""
         whole = functools.partial(self._forward, self.original)
         offloaded = is_group_offloaded(self.original)
         return call_hooked(self.original, whole, (), inputs) if offloaded else whole(**inputs)
+
+
+class ControlStep(nn.Module):
+    """One call of a ControlNet as a function of its inputs."""
+
+    def __init__(self, view: nn.Module):
+        super().__init__()
+        self.view = view
+
+    def forward(self, **inputs):
+        return type(self.view).forward(self.view, **inputs)
 
 
 def controlnet_engine(controlnet: object, engine: Engine) -> ControlNetEngine | None:

@@ -158,6 +158,7 @@ class Views:
         self.full_step: Callable = FullStep(self.full, self.port)
         self.cached_step: Callable = CachedStep(self.cached, self.port)
         self.plain_step: Callable = PlainStep(self.unet)
+        self._beside: list[tuple[nn.Module, GraphedStep]] = []
         self.cached_fingerprint = self.fingerprint
         """Of what the cached view was made of."""
 
@@ -180,9 +181,17 @@ class Views:
         """Compute anew what is remembered of weights and conditions: they may have changed without a mark."""
         if self.precomputed is not None:
             self.precomputed.clear()
-        for step in (self.full_step, self.cached_step, self.plain_step):
+        for step in (self.full_step, self.cached_step, self.plain_step, *(step for _, step in self._beside)):
             if isinstance(step, GraphedStep):
                 step.forget()
+
+    def beside(self, model: nn.Module, graphed: Callable[[], GraphedStep]) -> GraphedStep:
+        """The step of another ``model`` that runs beside these views in a sampling call; made by ``graphed`` when first asked for."""
+        for known, step in self._beside:
+            if known is model:
+                return step
+        self._beside = [*self._beside[-1:], (model, graphed())]  # a ControlNet has two: whole, and shortened
+        return self._beside[-1][1]
 
     def run_full(self, inputs: dict) -> tuple[object, torch.Tensor]:
         """One full evaluation with keyword ``inputs``: the U-Net's output, and F of shape (N, C, H, W)."""
