@@ -116,9 +116,8 @@ def _hooks(unet: nn.Module) -> list[Finding]:
         return [Finding("conflict", "group offloading prefetches weights: use it with use_stream=False")]
     hooked = [m for m in unet.modules() if hasattr(m, "_hf_hook") or hasattr(m, "_diffusers_hook")]
     if len(hooked) > 1:
-        return [
-            Finding("note", f"{len(hooked)} modules have offload or casting hooks: works, but not with compile=True")
-        ]
+        modes = "but not with compile=True, and eager with compile='graphs'"
+        return [Finding("note", f"{len(hooked)} modules have offload or casting hooks: works, {modes}")]
     return [Finding("ok", "model offload is on: works before and after apply")] if hooked else []
 
 
