@@ -12,6 +12,7 @@ from graph_cases import Taped, count
 
 import unetaccel
 from unetaccel import DeepCache, GuidanceReuse, SettingError, SkipTuning, graphs, ops
+from unetaccel.snapshot import Snapshot
 
 
 @pytest.fixture
@@ -290,3 +291,87 @@ def test_inference_mode_and_its_end(tiny, recorders):
 def test_settings(tiny):
     with pytest.raises(SettingError, match=r"apply\(compile\)='cudagraphs': expected 'graphs', 'inductor'"):
         unetaccel.apply(tiny.unet(), DeepCache(), compile="cudagraphs")
+
+
+def test_changes_that_leave_memory_where_it_is_are_followed(tiny, recorders):
+    """What a model that was on another device may come back with: the same addresses, and weights in another order."""
+    unet = tiny.unet()
+    inputs, weight = tiny.inputs(unet), unet.conv_out.weight
+    handle, plain = (unetaccel.apply(unet, DeepCache(interval=2, force=True), compile=c) for c in ("graphs", False))
+    with torch.no_grad():
+        for _ in range(2):
+            with handle.run(2), plain.run(2):
+                for _ in range(2):
+                    assert torch.equal(handle.unet(**inputs)[0], plain.unet(**inputs)[0])
+            weight.data = weight.data.transpose(2, 3)
+
+
+def test_an_input_that_is_written_to_without_a_mark_is_seen(tiny, recorders):
+    """As a ControlNet's residuals are that is itself replayed (torch.compile's mode "reduce-overhead")."""
+    unet = tiny.unet()
+    inputs, found = tiny.inputs(unet), []
+    for compile in (False, "graphs"):
+        given = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in inputs.items()}
+        handle = unetaccel.apply(unet, DeepCache(interval=3), compile=compile)
+        found.append([])
+        with torch.no_grad():
+            for _ in range(2):
+                with handle.run(6):
+                    for _ in range(6):
+                        found[-1].append(handle.unet(**given)[0])
+                        given["sample"].data.mul_(0.9)
+                given["encoder_hidden_states"].data.add_(0.1)  # between calls only
+    assert_equal(*found)
+
+
+def test_recordings_of_every_shape_follow_what_changed(tiny, recorders):
+    """Keys and values are remembered by each recording."""
+    unet = tiny.unet()
+    short = tiny.inputs(unet)
+    long = {**short, "encoder_hidden_states": short["encoder_hidden_states"].repeat(1, 2, 1)}
+    handle, plain = (
+        unetaccel.apply(unet, DeepCache(interval=2, force=True), **options)
+        for options in (dict(compile="graphs", precompute=True), dict(precompute=True))
+    )
+    attention = next(m for m in unet.modules() if getattr(m, "is_cross_attention", False))
+    with torch.no_grad():
+        for _ in range(2):
+            with handle.run(2, streams=2), plain.run(2, streams=2):
+                for _ in range(2):
+                    for inputs in (short, long):
+                        assert torch.equal(handle.unet(**inputs)[0], plain.unet(**inputs)[0])
+            attention.to_v.weight.data.mul_(2)
+    assert count(recorders) == 4
+
+
+class Wrapped(torch.Tensor):
+    """A parameter as quantising libraries make them: made of tensors, with no memory of its own."""
+
+    @staticmethod
+    def __new__(cls, inner):
+        return torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype, device=inner.device)
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def __tensor_flatten__(self):
+        return ["inner"], None
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        def plain(x):
+            return x.inner if isinstance(x, cls) else x
+
+        found = func(*map(plain, args), **{k: plain(v) for k, v in (kwargs or {}).items()})
+        return cls(found) if func is torch.ops.aten.detach.default else found
+
+
+def test_weights_without_memory_of_their_own():
+    layer = torch.nn.Linear(4, 4)
+    layer.weight = torch.nn.Parameter(Wrapped(layer.weight.data.clone()), requires_grad=False)
+    snapshot = Snapshot(layer)
+    assert snapshot.is_current()
+    kept, layer.weight.inner = layer.weight.inner, layer.weight.inner * 1.5
+    assert not snapshot.is_current()
+    layer.weight.inner = kept
+    assert snapshot.is_current()

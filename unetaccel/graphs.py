@@ -14,76 +14,27 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import nn
 from torch.utils._pytree import (  # diffusers registers its outputs there
     TreeSpec,
     tree_flatten,
+    tree_leaves,
     tree_map_only,
     tree_unflatten,
 )
 
+from .capture import CudaGraphs, Recorder
 from .held import Held, Memo, autocast
 from .lora import LoraScales
 from .snapshot import Snapshot, hooked
 
+COUNTED = ("encoder_hidden_states", "feature", "constants")
+"""Inputs that last for several evaluations, and so are copied only where they were exchanged or written to. Others may come from
+graphs of other makers, which write to the same tensors again and leave no mark."""
 MOST = 8
 """Recordings that one step keeps, of different shapes; the one that was not used for longest goes first."""
-WARM_UPS = 2
-"""Eager evaluations before a recording, in which libraries choose and build their kernels."""
-
-
-class Recorder(Protocol):
-    """Records work on fixed addresses."""
-
-    def why_not(self, x: torch.Tensor) -> str | None:
-        """Why work on ``x`` cannot be recorded; None if it can."""
-
-    def record(self, work: Callable[..., object], buffers: list[torch.Tensor]) -> Recorded:
-        """Record ``work(*buffers)``."""
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """``replay`` writes what the work returned, where it lies."""
-
-    replay: Callable[[], None]
-    result: object
-    nbytes: int
-    """Memory that the recording holds, its buffers apart."""
-
-
-class CudaGraphs:
-    """CUDA graphs of one set of views. They share memory, since one runs at a time and results are copied out of it."""
-
-    def __init__(self):
-        self._pool: object | None = None
-
-    def why_not(self, x: torch.Tensor) -> str | None:
-        if not x.is_cuda:
-            return f"CUDA graphs need a CUDA device, and this call is on {x.device}"
-        return "a graph is being captured already" if torch.cuda.is_current_stream_capturing() else None
-
-    def record(self, work: Callable[..., object], buffers: list[torch.Tensor]) -> Recorded:
-        device = next(b.device for b in buffers if b.is_cuda)
-        with torch.cuda.device(device):
-            _aside(lambda: [work(*buffers) for _ in range(WARM_UPS)])
-            before, graph = torch.cuda.memory_reserved(device), torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-                result = work(*buffers)
-            self._pool = graph.pool()
-            return Recorded(graph.replay, result, max(0, torch.cuda.memory_reserved(device) - before))
-
-
-def _aside(work: Callable[[], object]) -> None:
-    """Do it on a stream of its own, as captures are."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        work()
-    torch.cuda.current_stream().wait_stream(stream)
 
 
 @dataclass
@@ -125,6 +76,10 @@ class Buffer:
         self._source: Callable[[], torch.Tensor | None] = lambda: None
         self._version: int | None = None
 
+    def forget(self) -> None:
+        """Take what comes next for another."""
+        self._version = None
+
     def differs(self, source: torch.Tensor) -> bool:
         """Whether ``source`` may hold something else than what was written last."""
         return self._source() is not source or self._version is None or self._version != _version(source)
@@ -149,12 +104,24 @@ class Recording:
     Args:
         step: called with keyword arguments as they are in ``spec`` and ``others``.
         tensors: inputs of this structure, to record with.
+        counted: of each, whether every write to it is counted (see ``COUNTED``).
         helds: stand-ins whose values are inputs too; those that hold nothing are left alone.
         memos: stand-ins whose values are computed here whenever what they are given has changed.
     """
 
-    def __init__(self, step, spec: TreeSpec, others: list, tensors: list, helds: list[Held], memos: list[Memo]):
+    def __init__(
+        self,
+        step,
+        spec: TreeSpec,
+        others: list,
+        tensors: list,
+        counted: list[bool],
+        helds: list[Held],
+        memos: list[Memo],
+    ):
         self.buffers = [Buffer(t) for t in tensors]
+        self._uncounted = [b for b, known in zip(self.buffers, counted, strict=True) if not known]
+        self._state: object = None
         self._step, self._spec, self._others, self._helds = step, spec, others, helds
         self._write(tensors)
         self._memos = memos
@@ -186,8 +153,11 @@ class Recording:
         leaves = [next(given) if leaf is TENSOR else leaf for leaf in self._others]
         return self._step(**tree_unflatten(leaves, self._spec))
 
-    def run(self, tensors: list[torch.Tensor], stale: bool) -> object:
-        """Replay with these inputs; ``stale``: what memos hold may not be true any more."""
+    def run(self, tensors: list[torch.Tensor], state: object) -> object:
+        """Replay with these inputs; what is remembered of another ``state`` may not be true any more."""
+        stale, self._state = state != self._state, state
+        for buffer in self.buffers if stale else self._uncounted:
+            buffer.forget()
         written = self._write(tensors)
         for layer, given, value in self._kept:
             if stale or _memory(given) in written:
@@ -228,25 +198,23 @@ class GraphedStep:
         self._snapshot: Snapshot | None = None
         self._obstacle: str | None = None
         self._helds: list[Held] = []
-        self._changes = 0
         self._refused: list[tuple[object, str]] = []
-        self._stale = False
+        self._forgotten = 0
         weakref.finalize(self, _forget, log, self._recordings)
 
     def forget(self) -> None:
         """Compute anew what is remembered of weights and conditions: they may have changed without a mark."""
-        self._stale = True
+        self._forgotten += 1
 
     def __call__(self, **inputs):
         inputs = self._scales.follow(inputs)
         reason = self._why_eager(inputs["sample"])
         if reason is None:
-            tensors, key = self._read(inputs)
-            recording = self._recording(key, tensors)
+            tensors, counted, key = self._read(inputs)
+            recording = self._recording(key, tensors, counted)
             if isinstance(recording, Recording):
-                stale = self._stale or self._changes != self._scales.changes
-                self._stale, self._changes = False, self._scales.changes
-                return recording.run(tensors, stale)
+                self._recorder.in_turn(inputs["sample"])
+                return recording.run(tensors, (self._forgotten, self._scales.changes))
             reason = recording
         self._log.note(reason)
         return self._step(**inputs)
@@ -263,30 +231,34 @@ class GraphedStep:
             self._helds = [m for m in self._step.modules() if isinstance(m, Held)]
         return reason or self._obstacle
 
-    def _read(self, inputs: dict) -> tuple[list[torch.Tensor], tuple]:
-        """The tensors of an evaluation, and what else there is of it: recordings of another key cannot serve it."""
+    def _read(self, inputs: dict) -> tuple[list[torch.Tensor], list[bool], tuple]:
+        """The tensors of an evaluation, whether writes to each are counted, and what else there is of it: recordings of another
+        key cannot serve it.
+        """
         device = inputs["sample"].device
+        lasting = {id(leaf) for name in COUNTED for leaf in tree_leaves(inputs.get(name))}
         if not isinstance(inputs["timestep"], torch.Tensor) or inputs["timestep"].device != device:
             inputs = {**inputs, "timestep": torch.as_tensor(inputs["timestep"], device=device)}
         leaves, spec = tree_flatten(inputs)
         helds = [h for h in self._helds if h.value is not None]
-        tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)] + [h.value for h in helds]
+        given = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        tensors, counted = given + [h.value for h in helds], [id(t) in lasting for t in given] + [True] * len(helds)
         others = [TENSOR if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
-        return tensors, (spec, others, [(t.shape, t.dtype, t.device) for t in tensors], helds)
+        return tensors, counted, (spec, others, [(t.shape, t.dtype, t.device) for t in tensors], helds)
 
-    def _recording(self, key: tuple, tensors: list[torch.Tensor]) -> Recording | str:
+    def _recording(self, key: tuple, tensors: list[torch.Tensor], counted: list[bool]) -> Recording | str:
         """The recording for this key, made if there is none; or why it cannot be."""
         for i, (known, recording) in enumerate(self._recordings):
             if known == key:
                 self._recordings.append(self._recordings.pop(i))
                 return recording
         refused = next((reason for known, reason in self._refused if known == key), None)
-        return refused or self._record(key, tensors)
+        return refused or self._record(key, tensors, counted)
 
-    def _record(self, key: tuple, tensors: list[torch.Tensor]) -> Recording | str:
+    def _record(self, key: tuple, tensors: list[torch.Tensor], counted: list[bool]) -> Recording | str:
         spec, others, _, helds = key
         memos = [m for m in self._step.modules() if isinstance(m, Memo)]
-        recording = Recording(self._step, spec, others, tensors, helds, memos)
+        recording = Recording(self._step, spec, others, tensors, counted, helds, memos)
         try:
             recording.make(self._recorder)
         except (RuntimeError, NotImplementedError) as error:  # an operation that waits for the device, or no memory

@@ -9,12 +9,13 @@ from torch import nn
 
 from .held import Held, Memo
 
+PLAIN = (torch.Tensor, nn.Parameter)
 ROOTS = ("", "view", "unet")
 """A step and its view, whose hooks are run around the whole evaluation."""
 
 
 class Snapshot:
-    """Remembers children, parameters and their addresses, buffers, hooks and plain attributes of all modules.
+    """Remembers children, parameters and where they lie, buffers, hooks and plain attributes of all modules.
 
     Lists and dicts among the attributes are compared by what is in them, one level deep: IP-Adapters keep their scales
     so. Values of parameters are not looked at: graphs read them. Costs below a microsecond per module.
@@ -24,14 +25,19 @@ class Snapshot:
         self._live = [d for m in _modules(root) for d in _attributes(m)]
         self._seen = [{k: _copied(v) for k, v in d.items()} for d in self._live]
         self._tensors = list(_tensors(root))
-        self._addresses = list(map(torch.Tensor.data_ptr, self._tensors))
+        self._plain = all(type(t) in PLAIN for t in self._tensors)
+        self._places = self._where()
 
     def is_current(self) -> bool:
         try:
             same = self._live == self._seen
         except (RuntimeError, ValueError):  # of tensors or arrays in a list, one replaced by another
             return False
-        return same and list(map(torch.Tensor.data_ptr, self._tensors)) == self._addresses
+        return same and self._where() == self._places
+
+    def _where(self) -> list[object]:
+        tensors = self._tensors if self._plain else (part for t in self._tensors for part in _parts(t))
+        return list(map(_place, tensors))
 
 
 def _modules(root: nn.Module) -> Iterator[nn.Module]:
@@ -61,6 +67,18 @@ def _copied(value: object) -> object:
 def _tensors(root: nn.Module) -> Iterator[torch.Tensor]:
     for module in _modules(root):
         yield from (t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None)
+
+
+def _parts(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """The tensors with memory of their own that it consists of: quantised ones have several."""
+    if type(tensor) in PLAIN or not hasattr(tensor, "__tensor_flatten__"):
+        return [tensor]
+    return [part for name in tensor.__tensor_flatten__()[0] for part in _parts(getattr(tensor, name))]
+
+
+def _place(tensor: torch.Tensor) -> object:
+    """Where it lies; with strides, where a memory format could change these: memory given back may be had again."""
+    return (tensor.data_ptr(), tensor.stride()) if tensor.ndim > 3 else tensor.data_ptr()
 
 
 def hooked(root: nn.Module) -> list[str]:
