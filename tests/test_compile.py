@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 import unetaccel
 from unetaccel import DeepCache, SettingError, UnsupportedModelError
@@ -243,3 +244,29 @@ def test_steps_are_of_the_plain_unet_only(tiny):
         for step in (full_step, cached_step):
             with pytest.raises(SettingError, match=r"this one is accelerated: call handle\.remove\(\)"):
                 step(handle.unet, 1)
+
+
+@pytest.mark.parametrize("asked", [{"mode": "max-autotune"}, {"options": {"triton.cudagraphs": True}}])
+def test_results_survive_a_compiler_that_writes_them_to_the_same_memory(tiny, monkeypatch, asked):
+    """CUDA graphs of its own: F has to last over calls of the other view."""
+
+    def replayed(step, **options):
+        memory = []
+
+        def call(**inputs):
+            found, spec = tree_flatten(step(**inputs))
+            memory[:] = memory or [torch.empty_like(x) for x in found]
+            for there, x in zip(memory, found, strict=True):
+                there.copy_(x)
+            return tree_unflatten(memory, spec)
+
+        return call
+
+    unet = tiny.unet()
+    inputs, found = tiny.inputs(unet), []
+    monkeypatch.setattr(torch, "compile", replayed)
+    for compile in (False, asked):
+        handle = unetaccel.apply(unet, DeepCache(interval=2, forecast="linear"), compile=compile)
+        with torch.no_grad(), handle.run(8, timesteps=range(900, 100, -100)):
+            found.append([handle.unet(**{**inputs, "sample": inputs["sample"] * i})[0] for i in range(8)])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))

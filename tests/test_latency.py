@@ -22,6 +22,7 @@ from unetaccel.latency.measure import Settings, checked_ways
 from unetaccel.latency.runners import Ours, Plain
 from unetaccel.latency.timers import Loop, interleaved, spread
 from unetaccel.latency.variants import VARIANTS, Variant, chosen
+from unetaccel.timetable import TimeTable
 
 CPU = torch.device("cpu")
 FEW = Settings(intervals=(2,), cuts=(1,), steps=4, repeats=1)
@@ -88,13 +89,37 @@ class NotANumber(Plain):
         yield lambda *args, **kwargs: (self.unet(*args, **kwargs)[0] * math.nan,)
 
 
-@pytest.mark.parametrize("wrong", [NeverCaches, NotANumber, lambda job, cut: OneStepLate(job, cut)])
+@pytest.mark.parametrize("wrong", [NeverCaches, NotANumber, OneStepLate])
 def test_nothing_is_timed_on_a_red_check(job, wrong, monkeypatch):
     monkeypatch.setattr(measure, "timed", lambda *_: pytest.fail("timed"))
     settings = Settings(intervals=(3,), cuts=(1,), steps=4, repeats=1)
     wrong = Variant("wrong", "the wrong one", "plain", wrong)
     with pytest.raises(CheckError, match=r"tiny: the wrong one \(interval 3, cut 1\) is wrong: .*Nothing was timed"):
         measure.measure(job, [VARIANTS["plain"], wrong], settings, RATES)
+
+
+class TooLarge(Plain):
+    def __init__(self, job, cut):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB\nand more")
+
+
+def test_a_variant_that_breaks_down_leaves_the_others(job):
+    large = Variant("large", "the large one", "plain", TooLarge)
+    found = measure.measure(job, [VARIANTS["plain"], large], FEW, RATES)
+    assert found.skipped == {"large": "OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 GiB"}
+    assert [row.variant for row in found.rows] == ["plain"]
+    with pytest.raises(torch.OutOfMemoryError):
+        measure.measure(job, [replace(VARIANTS["plain"], build=TooLarge)], FEW, RATES)
+
+
+def test_precomputed_variants_know_the_timesteps(job, monkeypatch):
+    made = []
+    table = TimeTable._made
+    monkeypatch.setattr(TimeTable, "_made", lambda self, *args: made.append(1) or table(self, *args))
+    walk = Walk(4, CPU)
+    with Ours(job, 0, precompute=True).loop(walk, 2) as unet:
+        job.sample(unet, walk)
+    assert made == [1]
 
 
 class Ages(Plain):

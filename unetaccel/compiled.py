@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map_only
 
 from .accelerated import Face
 from .errors import SettingError, UnsupportedModelError
@@ -60,6 +61,7 @@ def compiled_views(
 def compile_step(step: Callable, options: dict, scales: LoraScales) -> Callable:
     """``torch.compile`` of one step, with timestep and LoRA scales as tensors: no value becomes a constant of the graph."""
     compiled: dict[str, Callable] = {}
+    overwrites = _overwrites(options)
 
     def call(**inputs):
         inputs = scales.follow(inputs)
@@ -68,7 +70,8 @@ def compile_step(step: Callable, options: dict, scales: LoraScales) -> Callable:
             inputs["timestep"] = torch.tensor(timestep, device=device)
         if device.type not in compiled:
             compiled[device.type] = torch.compile(step, **_defaults(device.type, options), **options)
-        return compiled[device.type](**inputs)
+        output = compiled[device.type](**inputs)
+        return tree_map_only(torch.Tensor, torch.clone, output) if overwrites else output
 
     return call
 
@@ -79,6 +82,12 @@ def _defaults(kind: str, options: dict) -> dict:
     if kind == "cpu" and not options.keys() & {"backend", "mode", "options"}:
         found["options"] = {"layout_optimization": False}  # it would convert the weights in every evaluation
     return found
+
+
+def _overwrites(options: dict) -> bool:
+    """Whether the compiler replays CUDA graphs of its own, whose results last until the next call of anything compiled."""
+    asked = (options.get("options") or {}).get("triton.cudagraphs", False)
+    return bool(asked) or options.get("mode") in ("reduce-overhead", "max-autotune")
 
 
 def check_compilable(unet: nn.Module) -> None:

@@ -72,7 +72,8 @@ class Handle(AbstractContextManager):
             evaluations: how many U-Net evaluations each stream will make.
             streams: calls per step that see different conditions, such as 2 for separate conditional and
                 unconditional passes; they are expected in the same order at every step.
-            timesteps, sigmas: one per evaluation, for schedules and forecasts that want them.
+            timesteps, sigmas: one per evaluation, for schedules and forecasts that want them. Give the tensor whose elements the loop
+                hands to the U-Net, and ``precompute`` finds its rows on any device (of numbers it does only on the CPU).
             guided: each batch holds an unconditional half and then a conditional one, for ``GuidanceReuse``.
 
         Raises:

@@ -88,13 +88,13 @@ def of_scheduler(scheduler, evaluations: int | None = None, stop: int | None = N
 
 
 def of_numbers(evaluations: int, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None) -> Timeline:
-    """The timeline of a loop of one's own; timesteps count from a largest of 999.
+    """The timeline of a loop of one's own; timesteps count from a largest of 999. A tensor of them may be on any device.
 
     Raises:
         SettingError: not one number per evaluation.
     """
     given = {"timesteps": timesteps, "sigmas": sigmas}
-    levels = {name: [float(v) for v in values] for name, values in given.items() if values is not None}
+    levels = {name: _floats(values) for name, values in given.items() if values is not None}
     for name, values in levels.items():
         if len(values) != evaluations:
             raise SettingError(
@@ -107,8 +107,14 @@ def of_numbers(evaluations: int, timesteps: Sequence[float] | None, sigmas: Sequ
         None,
         (lambda: read) if levels else None,
         horizon=None if known is None else 999.0,
-        timesteps=None if known is None else torch.tensor(known, dtype=torch.float64),
+        timesteps=timesteps
+        if isinstance(timesteps, torch.Tensor) or known is None
+        else torch.tensor(known, dtype=torch.float64),
     )
+
+
+def _floats(values: Sequence[float] | torch.Tensor) -> list[float]:
+    return [float(v) for v in (values.tolist() if isinstance(values, torch.Tensor) else values)]
 
 
 def _horizon(scheduler) -> float | None:

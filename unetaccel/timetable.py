@@ -3,13 +3,13 @@
 A U-Net embeds the timestep, and each of its resnets projects the embedding to its width: two small products for the one
 and one for each of the others, at every evaluation, though all timesteps are known before the first. Here the embedding of all of
 them is taken from diffusers' own ``forward``, run on an overlay that ends where the encoder begins, and is projected once per
-call: a table of shape (T, n, C), C summed over the layers. An evaluation then looks its row up and runs none of those layers.
+call: tables of shape (T, n, C), one for each layer. An evaluation then looks its rows up and runs none of those layers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -62,12 +62,21 @@ class Projection(Held):
 class Table:
     """What the layers add at every timestep of a call, under one condition."""
 
-    rows: torch.Tensor
-    """(T, n, C), C summed over the layers."""
-    nothing: torch.Tensor
-    """(1, 1): stands for what nothing reads; not empty, because some U-Nets reshape it to -1 columns."""
+    rows: list[torch.Tensor]
+    """(T, n, C) of each layer. Apart, so that a row has no gaps: recorded graphs copy those many at a time."""
     sources: list[torch.Tensor]
     """What it was made of, held so that their memory is not given to others."""
+    _nothing: dict[int, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self.rows)
+
+    def nothing(self, n: int) -> torch.Tensor:
+        """(n, 1): stands for what nothing reads; not empty, because some U-Nets reshape it to -1 columns."""
+        if n not in self._nothing:
+            self._nothing[n] = self.rows[0].new_zeros(n, 1)
+        return self._nothing[n]
 
 
 class TimeTable:
@@ -107,7 +116,7 @@ class TimeTable:
     @property
     def nbytes(self) -> int:
         """Of all tables: timesteps x batch (1 where nothing but the time enters) x summed widths x bytes of an element, each."""
-        return sum(table.rows.nbytes for table in self._tables.values())
+        return sum(table.nbytes for table in self._tables.values())
 
     def set(self, inputs: dict, timesteps: torch.Tensor | None) -> None:
         """Make the next evaluation, with these ``inputs``, take its row; or compute as usual where that is not known.
@@ -124,9 +133,9 @@ class TimeTable:
         table = None if index is None else self._table(inputs, sample, timesteps)
         if table is None:
             return self._release()
-        for stand_in, part in zip(self._projections, table.rows[index].split(self._widths, dim=-1), strict=True):
-            stand_in.hold(part)
-        nothing = table.nothing.expand(len(sample), 1)
+        for stand_in, part in zip(self._projections, table.rows, strict=True):
+            stand_in.hold(part[index])
+        nothing = table.nothing(len(sample))
         for stand_in in self._before.values():
             stand_in.hold(nothing)
 
@@ -167,10 +176,7 @@ class TimeTable:
         if key not in self._tables:
             while len(self._tables) >= MAX_TABLES:
                 del self._tables[next(iter(self._tables))]
-            rows = self._made(inputs, given, sample[:n], timesteps)
-            if rows is None:
-                return None
-            self._tables[key] = Table(rows, rows.new_zeros(1, 1), sources)
+            self._tables[key] = Table(self._made(inputs, given, sample[:n], timesteps), sources)
         return self._tables[key]
 
     def _unchanged(self) -> bool:
@@ -192,8 +198,8 @@ class TimeTable:
         read = {name: added[name] for name in ADDED[self._added] if name in added}
         return {**given, "added_cond_kwargs": read} if read else given
 
-    def _made(self, inputs: dict, given: dict, sample: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor | None:
-        """The rows (T, n, C); None if layers do not agree in type."""
+    def _made(self, inputs: dict, given: dict, sample: torch.Tensor, timesteps: torch.Tensor) -> list[torch.Tensor]:
+        """The rows (T, n, C) of each layer."""
         T, n = len(timesteps), len(sample)
         asked = {name: _repeated(value, T) for name, value in given.items()}
         if "encoder_hidden_states" in inputs and "encoder_hidden_states" not in given:  # wanted, and not read
@@ -205,9 +211,7 @@ class TimeTable:
             **asked,
         )
         temb = temb.unflatten(0, (T, n, -1))[:, :, 0]  # frames have it in common
-        made = [p.layer(act(temb)) for p, act in zip(self._projections, self._activations, strict=True)]
-        self._widths = [part.shape[-1] for part in made]
-        return torch.cat(made, dim=-1) if len({part.dtype for part in made}) == 1 else None
+        return [p.layer(act(temb)) for p, act in zip(self._projections, self._activations, strict=True)]
 
 
 class Probe:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+import torch
+
 from ..errors import CheckError, SettingError, UnetAccelError, check_count
 from ..skips import resolve_cut, skip_table
 from ..sweep.timing import peak_memory
@@ -119,6 +121,10 @@ def checked_ways(job: Job, variants: list[Variant], settings: Settings, say: Say
                 raise
             except UnetAccelError as error:
                 reason = str(error)
+            except RuntimeError as error:  # a compiler's, or of memory: the others may still be timed
+                if variant.name == "plain" or isinstance(error, getattr(torch, "AcceleratorError", ())):
+                    raise
+                reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         if reason is not None:
             skipped[variant.name] = reason
     return ways, skipped

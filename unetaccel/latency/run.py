@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
@@ -49,4 +50,8 @@ def run(
         result["cases"].append(as_dict(measure(job, variants, settings, rates, say), rates))
         result["bars"] = [bar.as_dict() for bar in bars(result)]
         on_case(result)
+        del job
+        gc.collect()  # handles refer to themselves, and graphs hold memory that the next case may need
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
     return result

@@ -53,7 +53,7 @@ class Ours:
     @contextmanager
     def loop(self, walk: Walk, interval: int) -> Iterator[Callable]:
         self._interval = interval
-        with self._handle.run(len(walk)):
+        with self._handle.run(len(walk), timesteps=walk.scheduler.timesteps):
             yield self._handle.unet
         _refuse_eager(self._handle)
 
@@ -69,7 +69,7 @@ class PlainOurs(Plain):
 
     @contextmanager
     def loop(self, walk: Walk, interval: None) -> Iterator[Callable]:
-        with self._handle.run(len(walk)):
+        with self._handle.run(len(walk), timesteps=walk.scheduler.timesteps):
             yield self._handle.unet
         _refuse_eager(self._handle)
 

@@ -114,10 +114,13 @@ def chosen(names: list[str] | None) -> list[Variant]:
 
 @contextmanager
 def fresh_compiler() -> Iterator[None]:
-    """Forget what was compiled before, and let as many graphs of one function live side by side as variants and cuts need."""
+    """Forget what was compiled before and inside, and let as many graphs of one function live side by side as variants and cuts need."""
     import torch._dynamo as dynamo
 
     name = "recompile_limit" if hasattr(dynamo.config, "recompile_limit") else "cache_size_limit"  # torch before 2.6
     dynamo.reset()
-    with dynamo.config.patch(**{name: 64}):
-        yield
+    try:
+        with dynamo.config.patch(**{name: 64}):
+            yield
+    finally:
+        dynamo.reset()  # compiled code holds what it was compiled for
