@@ -366,6 +366,14 @@ class Wrapped(torch.Tensor):
         return cls(found) if func is torch.ops.aten.detach.default else found
 
 
+def test_what_is_in_lists_of_lists_is_part_of_a_snapshot():
+    layer = torch.nn.Linear(4, 4)
+    layer.scale = [[0.5, 1.0]]  # of an IP-Adapter for each of several masks
+    snapshot = Snapshot(layer)
+    layer.scale[0][1] = 0.7
+    assert not snapshot.is_current()
+
+
 def test_weights_without_memory_of_their_own():
     layer = torch.nn.Linear(4, 4)
     layer.weight = torch.nn.Parameter(Wrapped(layer.weight.data.clone()), requires_grad=False)

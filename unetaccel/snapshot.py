@@ -9,6 +9,7 @@ from torch import nn
 
 from .held import Held, Memo
 
+DEPTH = 3
 PLAIN = (torch.Tensor, nn.Parameter)
 ROOTS = ("", "view", "unet")
 """A step and its view, whose hooks are run around the whole evaluation."""
@@ -17,13 +18,13 @@ ROOTS = ("", "view", "unet")
 class Snapshot:
     """Remembers children, parameters and where they lie, buffers, hooks and plain attributes of all modules.
 
-    Lists and dicts among the attributes are compared by what is in them, one level deep: IP-Adapters keep their scales
-    so. Values of parameters are not looked at: graphs read them. Costs below a microsecond per module.
+    Lists and dicts among the attributes are compared by what is in them, ``DEPTH`` levels deep: IP-Adapters keep
+    their scales so. Values of parameters are not looked at: graphs read them. Costs below a microsecond per module.
     """
 
     def __init__(self, root: nn.Module):
         self._live = [d for m in _modules(root) for d in _attributes(m)]
-        self._seen = [{k: _copied(v) for k, v in d.items()} for d in self._live]
+        self._seen = [_copied(d, DEPTH + 1) for d in self._live]
         self._tensors = list(_tensors(root))
         self._plain = all(type(t) in PLAIN for t in self._tensors)
         self._places = self._where()
@@ -60,8 +61,10 @@ def _attributes(module: nn.Module) -> Iterator[dict]:
         yield processor.__dict__
 
 
-def _copied(value: object) -> object:
-    return dict(value) if isinstance(value, dict) else list(value) if type(value) is list else value
+def _copied(value: object, depth: int = DEPTH) -> object:
+    if depth and isinstance(value, dict):
+        return {k: _copied(v, depth - 1) for k, v in value.items()}
+    return [_copied(v, depth - 1) for v in value] if depth and type(value) is list else value
 
 
 def _tensors(root: nn.Module) -> Iterator[torch.Tensor]:
