@@ -37,7 +37,8 @@ def apply(
 
     Args:
         pipe_or_unet: a pipeline with a ``unet``, or a U-Net.
-        methods: what to apply, in any order; without any it is ``methods.RECOMMENDED``, a good cache for all models. A profile, or the path of one, stands for ``Calibrated(profile)``.
+        methods: what to apply, in any order; without any it is ``methods.RECOMMENDED``, a good cache for all models. A
+            profile, or the path of one, stands for ``Calibrated(profile)``.
         replace: remove what was applied to it before; without it a second ``apply`` is an error.
         compile: ``"inductor"`` (or True): compile the full and the cached view by ``torch.compile``, one graph each, at their first
             evaluation; a dict is passed to it (``{"mode": "max-autotune"}``). Outputs then equal eager ones up to rounding.
@@ -47,8 +48,9 @@ def apply(
             forecast. ``"triton"``: kernels also run the concatenation and the norms of the layer at the cut, in full evaluations too,
             which then equal plain ones up to rounding.
         precompute: compute once in a sampling call what its evaluations have in common: the keys and values of cross attention,
-            and what each layer adds for every timestep (a table of evaluations x batch x summed widths). Outputs then equal
-            plain ones up to rounding.
+            and what each layer adds for every timestep (a table of evaluations x batch x summed widths); and once per full
+            evaluation, where F is held for several, what the layer at the cut makes of F (twice F's size). Outputs then equal
+            plain ones up to rounding. Where a part does not apply, ``handle.summary()`` says why.
 
     Returns:
         A ``Handle``; as a context manager it removes the methods at the end of the block.
