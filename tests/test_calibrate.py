@@ -219,3 +219,9 @@ def test_damaged_profiles_are_named(profile, tmp_path, damage):
         Calibrated(path)
     with pytest.raises(SettingError, match=r"must end in \.yaml"):
         save_profile(profile, tmp_path / "p.txt")
+
+
+def test_a_profile_is_a_profile_or_a_path():
+    for wrong in (3, None, ["a.yaml"]):
+        with pytest.raises(SettingError, match="expected a profile, or the path of one"):
+            Calibrated(wrong)

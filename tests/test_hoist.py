@@ -397,6 +397,17 @@ def test_a_pipeline_is_put_back_as_it_was(tiny, made):
     assert torch.equal(tiny.call(pipe, steps=6), plain)
 
 
+def test_a_compiled_view_says_what_it_does_not_foresee(tiny, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda step, **options: step)
+    unet = tiny.unet()
+    inputs = tiny.inputs(unet)
+    with unetaccel.apply(unet, DeepCache(3, force=True), compile="inductor", precompute=True) as handle:
+        with torch.no_grad(), handle.run(3):
+            for _ in range(3):
+                handle.unet(**inputs)
+        assert "left out   keys and values, and the time embedding: compiled graphs compute" in str(handle.summary())
+
+
 def test_one_graph_per_view(tiny):
     counter, unet = CompileCounter(), tiny.unet()
     eager = outputs(tiny, unet, precompute=True)

@@ -227,7 +227,7 @@ def test_views_under_inductor_are_right_and_told_beside_eager_ones(tiny, capsys)
 def as_result(found) -> dict:
     from unetaccel.latency.result import as_dict
 
-    settings = {"device": "cpu", "scale": 1.0, "dtype": "float32"}
+    settings = {"device": "cpu", "scale": 1.0, "dtype": "float32", "repeats": 3}
     return {"settings": settings, "cases": [as_dict(found, RATES)]}
 
 
@@ -311,7 +311,7 @@ def speeds(**found) -> list[dict]:
 def test_bars_are_met_missed_or_not_measured():
     rows = speeds(plain=90.0, plain_graphs=110.0, deepcache_at_3=100.0, ours_at_3=120.0, ours_inductor_at_3=199.0)
     case = {"case": "sd15:1", "rows": rows, "skipped": {}}
-    settings = {"device": "cuda", "scale": 1.0, "dtype": "float16"}
+    settings = {"device": "cuda", "scale": 1.0, "dtype": "float16", "repeats": 3}
     found = {bar.text: bar for bar in bars({"settings": settings, "cases": [case]})}
     assert found["sd15:1: plain steps per second"].met is True
     assert found["sd15:1: plain steps per second"].found == 110
@@ -323,6 +323,8 @@ def test_bars_are_met_missed_or_not_measured():
     assert found["sd15:1, cut 0: cached view, eager time over inductor's"].met is True
     assert found["sdxl:1: plain steps per second"].why == "sdxl:1 was not run"
     assert sum("of the MACs' ceiling" in text and bar.met for text, bar in found.items()) == 2
+    once = bars({"settings": {**settings, "repeats": 1}, "cases": [case]})
+    assert [bar.met for bar in once if "of the MACs' ceiling" in bar.text] == [None] * 2
     on_cpu = bars({"settings": {**settings, "device": "cpu"}, "cases": [case]})
     assert all(bar.found is None for bar in on_cpu if "steps per second" in bar.text)
 
@@ -377,6 +379,10 @@ def test_the_command_runs_end_to_end_on_a_cpu(tmp_path):
     assert result["rates"]["macs_per_second"] > 0
     lines = list(csv.DictReader(out.with_suffix(".csv").open()))
     assert [float(line["loop_median"]) for line in lines] == [row["loop"]["median"] for row in case["rows"]]
+    alone = "bench latency --case sd15 --scale 0.1 --variant ours-graphs --steps 4 --repeats 1 --threads 1 --device cpu"
+    refused = CliRunner().invoke(app, alone.split())
+    assert refused.exit_code == 1
+    assert "none of the variants asked for ran: ours-graphs (CUDA graphs need a CUDA device)" in str(refused.exception)
     if (tmp_path / "speed" / "latency-sd15-1.png").exists():
         assert (tmp_path / "speed" / "latency-sd15-1.png").stat().st_size > 10_000
     else:

@@ -32,7 +32,7 @@ def test_on_cpu_it_is_pytorch_and_says_why(uninterpreted):
 def test_asking_for_triton_on_cpu_is_an_error_with_the_way_out(uninterpreted):
     with pytest.raises(
         SettingError,
-        match=r"'triton' is not possible .* it is on cpu .*TRITON_INTERPRET=1.* Use backend='auto' or 'torch'",
+        match=r"'triton' is not possible .* it is on cpu .*TRITON_INTERPRET=1.* Use kernels='auto' or 'torch'",
     ):
         ops.choose(CPU, "triton")
 

@@ -49,6 +49,8 @@ def compiled_views(
     views.fingerprint, views.precomputed = Fingerprint(split, inner), known
     views.cached_fingerprint = Fingerprint(split, inner_cached)
     steps = views.full_step, views.cached_step, views.plain_step
+    if how.precompute and not how.graphs:
+        views.unforeseen = "keys and values, and the time embedding: compiled graphs compute them in every evaluation"
     if how.graphs:
         steps = graphed(steps, scales, log)
     else:

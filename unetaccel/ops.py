@@ -60,7 +60,7 @@ def choose(x: torch.Tensor, backend: str = "auto") -> Choice:
         return Choice("triton", f"{x.dtype} tensors on {x.device} have kernels")
     if backend == "triton":
         raise SettingError(
-            f"backend='triton' is not possible for this tensor: {obstacle}. Use backend='auto' or 'torch'"
+            f"kernels='triton' is not possible for this tensor: {obstacle}. Use kernels='auto' or 'torch'"
         )
     return Choice("torch", obstacle or "the interpreter is for tests, and slow")
 

@@ -50,7 +50,8 @@ def apply(
         precompute: compute once in a sampling call what its evaluations have in common: the keys and values of cross attention,
             and what each layer adds for every timestep (a table of evaluations x batch x summed widths); and once per full
             evaluation, where F is held for several, what the layer at the cut makes of F (twice F's size). Outputs then equal
-            plain ones up to rounding. Where a part does not apply, ``handle.summary()`` says why.
+            plain ones up to rounding. Where a part does not apply, ``handle.summary()`` says why. Writes through ``.data`` leave no
+            mark: after one to the prompt's tensor within a call, ``handle.invalidate()``.
 
     Returns:
         A ``Handle``; as a context manager it removes the methods at the end of the block.

@@ -159,5 +159,6 @@ def _scaled(config: dict, scale: float) -> dict:
     if isinstance(heads, tuple):  # diffusers reads these as numbers of heads
         heads = tuple(max(1, round(h * scale)) for h in heads)
         heads = tuple(next(h for h in range(n, 0, -1) if c % h == 0) for n, c in zip(heads, widths, strict=True))
-    side = max(8, round(config["sample_size"] * scale / 8) * 8)
+    least = 8 if widths[-1] > 32 else 2 ** len(widths)  # norms of 32 groups want more than one number in each
+    side = max(least, round(config["sample_size"] * scale / 8) * 8)
     return {**config, "block_out_channels": widths, key: heads, "sample_size": side}

@@ -149,6 +149,8 @@ class Views:
     """Why the layer at the cut is not run by kernels, where that was asked for."""
     precomputed: Precomputed | None = field(default=None, repr=False)
     """What is known before an evaluation, where that was asked for."""
+    unforeseen: str | None = None
+    """Why that is nothing."""
     hoisted: HoistedLayer | None = None
     """What stands for the layer at the cut in the cached view, where it may be given what it makes of F."""
     unhoisted: str | None = None
@@ -166,7 +168,7 @@ class Views:
     def left_out(self) -> tuple[str, ...]:
         """What was asked for and is not done, each with the reason."""
         known = () if self.precomputed is None else self.precomputed.left_out
-        return (*known, *(why for why in (self.unfused, self.unhoisted) if why))
+        return (*known, *(why for why in (self.unforeseen, self.unfused, self.unhoisted) if why))
 
     def are_current(self, cached: bool = False) -> bool:
         """Whether the model is as it was when they were made; with ``cached``, as far as cached evaluations read it."""
@@ -284,7 +286,17 @@ def build_views(unet: nn.Module, b: int, sites: Sites = NO_SITES, how: Execution
     )
     edited = overlay(unet, _edited_blocks(unet, plain_sites)) if plain_sites else unet
     return Views(
-        edited, full, cached, port, skip, whole, Fingerprint(containers), sites, unfused, None, hoisted, unhoisted
+        edited,
+        full,
+        cached,
+        port,
+        skip,
+        whole,
+        Fingerprint(containers),
+        sites,
+        unfused,
+        hoisted=hoisted,
+        unhoisted=unhoisted,
     )
 
 

@@ -86,6 +86,7 @@ def latency_command(
     _print_bars(result)
     if out is not None:
         _draw(out, result)
+    _refuse_nothing(variant, result)
 
 
 def _say(text: str) -> None:
@@ -117,6 +118,16 @@ def _check(out: Path | None) -> None:
             pass
     except OSError as error:
         raise SettingError(f"--out {str(out)!r} cannot be written: {error.strerror or error}") from error
+
+
+def _refuse_nothing(asked: list[str] | None, result: dict) -> None:
+    """Raise if of the variants that were asked for none could run: scripts would take that for a measurement."""
+    from ..errors import SettingError
+
+    reasons = {name: why for case in result["cases"] for name, why in case["skipped"].items() if name in (asked or ())}
+    if asked and all(set(asked) <= case["skipped"].keys() for case in result["cases"]):
+        told = "; ".join(f"{name} ({why})" for name, why in reasons.items())
+        raise SettingError(f"none of the variants asked for ran: {told}")
 
 
 def _print_bars(result: dict) -> None:

@@ -57,6 +57,10 @@ class Calibrated(ReuseMethod):
     example: ClassVar[str] = "{profile: profile.yaml}"
 
     def __post_init__(self):
+        if not isinstance(self.profile, Profile | str | PathLike):
+            raise SettingError(
+                f"Calibrated(profile)={self.profile!r}: expected a profile, or the path of one (unetaccel.calibrate makes them)"
+            )
         loaded = self.profile if isinstance(self.profile, Profile) else _loaded(*_stamped(self.profile))
         object.__setattr__(self, "loaded", loaded)
         for name in ("full", "cut", "points"):
