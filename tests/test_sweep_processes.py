@@ -13,12 +13,18 @@ from unetaccel.sweep.spec import sweep_from
 SETTINGS = {**SMALL, "prompts": {"count": 4}, "seeds": [0], "batch": 2, "ways": [{"deepcache": {"interval": 3}}]}
 
 WORKER = """
-import json, os, sys
+import atexit, json, os, sys
 from pathlib import Path
+import torch
 from unetaccel.sweep import run
 from unetaccel.sweep.spec import read_sweep
 
 folder, draw = Path(sys.argv[1]), run._draw
+
+def last():  # what is registered first is called last
+    (folder / f"left-{os.environ['RANK']}.txt").write_text(str(torch.distributed.is_initialized()))
+
+atexit.register(last)
 
 def noting(pipe, rows, *rest):
     (folder / f"rows-{os.environ['RANK']}.json").write_text(json.dumps([row.id for row in rows]))
@@ -39,6 +45,9 @@ def test_two_processes_agree_on_rows_and_rivals(tmp_path):
     assert done.returncode == 0, done.stderr
     first, second = (json.loads((tmp_path / f"rows-{rank}.json").read_text()) for rank in (0, 1))
     assert first == second
+    assert [(tmp_path / f"left-{rank}.txt").read_text() for rank in (0, 1)] == ["False"] * 2, (
+        "the group is left in order"
+    )
     named = [row.id for row in expand(sweep_from(SETTINGS))]
     assert first[: len(named)] == named
     assert len(first) > len(named), "no rival was added"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
 from collections.abc import Callable, Iterator
@@ -77,6 +78,7 @@ def run_sweep(
     with unwarned():
         rows = expand(sweep)
     jobs = read_jobs(sweep.prompts, sweep.seeds)
+    ours = not (torch.distributed.is_available() and torch.distributed.is_initialized())
     state = PartialState(cpu=not torch.cuda.is_available() or str(device) == "cpu", timeout=timedelta(days=7))
     if device is not None and torch.device(device).index is not None and state.num_processes > 1:
         raise SettingError(f"device {str(device)!r} is one device, for {state.num_processes} processes: leave it out")
@@ -99,7 +101,16 @@ def run_sweep(
         if "draw" in stages:
             _draw(pipe, all_rows(rows, times, sweep), sweep, store, state, warned, say)
             state.wait_for_everyone()
-        return _judge(sweep, rows, times, store, metrics, state, out, say) if "judge" in stages else None
+        found = _judge(sweep, rows, times, store, metrics, state, out, say) if "judge" in stages else None
+    if ours:
+        atexit.register(_leave)
+    return found
+
+
+def _leave() -> None:
+    """Destroy the process group while the interpreter lives: threads of a group that is left behind can abort the process."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def read_checked(path: Path | str) -> Sweep:
