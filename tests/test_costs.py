@@ -111,8 +111,8 @@ def test_scaled_shapes_run(name):
 
 
 OF_THE_FEATURE = {
-    "sd15": [13.3, 4.7, 0],
-    "sdxl": [34.2, 13.1, 0],
+    "sd15": [13.3, 4.7, 5.2],
+    "sdxl": [34.2, 13.1, 14.2],
 }  # of a cached evaluation's MACs, in %, at cuts 0 to 2
 
 
@@ -121,10 +121,10 @@ def test_the_share_that_depends_on_the_feature_alone(shape):
     unet = build_shape(shape, device="meta")
     costs = list(cut_costs(unet, example_inputs(unet), range(3)))
     assert [100 * c.constant_macs / c.cached_macs for c in costs] == pytest.approx(OF_THE_FEATURE[shape], abs=0.05)
-    first, *_, last = costs
+    first = costs[0]
     assert first.ceiling(10, precompute=True) > first.ceiling(10) * 1.03
     assert first.ceiling(2, precompute=True) == first.ceiling(2)
-    assert last.hoisted_share == last.share
+    assert all(c.hoisted_share < c.share for c in costs)
 
 
 @torch.no_grad()

@@ -62,8 +62,8 @@ def assert_close(ours: list, plain: list) -> None:
 
 @torch.no_grad()
 def check_cuts(unet, inputs: dict) -> list[int]:
-    """Every cut whose parts can be told apart is hoisted and right; gives those that cannot."""
-    refused = []
+    """Every cut is hoisted and right; gives those where a group of the norm straddles the seam."""
+    straddling = []
     for place in layout_of(unet).places(unet):
         b = place.skip.b
         views, plain = build_views(unet, b, how=PRECOMPUTE), build_views(unet, b)
@@ -72,15 +72,14 @@ def check_cuts(unet, inputs: dict) -> list[int]:
         expected = plain.run_cached(later, feature)[0]
         assert torch.equal(views.run_full(inputs)[1], feature)
         assert torch.equal(views.run_cached(later, feature)[0], expected), "without constants it is the plain view"
-        if straddles(place):
-            assert "a group of its norm holds channels of both F and the skip" in views.unhoisted
-            refused.append(b)
-            continue
         assert views.unhoisted is None
+        if straddles(place):
+            straddling.append(b)
+        assert (views.hoisted.known < place.skip.hidden) == straddles(place)
         ours = views.run_cached(later, feature, constants=views.hoisted.constants(feature))[0]
         assert_close([ours], [expected])
         assert views.port.feature is views.port.constants is views.port.parts is None
-    return refused
+    return straddling
 
 
 @pytest.mark.parametrize(
@@ -95,7 +94,7 @@ def check_cuts(unet, inputs: dict) -> list[int]:
         ("audioldm2", [2, 3]),
     ],
 )
-def test_every_cut_whose_groups_hold_one_part_only(tiny, name, straddling):
+def test_every_cut_also_where_a_group_straddles(tiny, name, straddling):
     unet = tiny.unet(name)
     assert check_cuts(unet, tiny.inputs(unet)) == straddling
 
@@ -109,6 +108,22 @@ def test_real_shapes_scaled_down(shape):
         nested = isinstance(value[0][0], str)
         inputs[name] = {key: torch.randn(size) for key, (size, *_) in value} if nested else torch.randn(value[0])
     assert check_cuts(unet, inputs)[:2] == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("hidden", "skip", "groups", "known"),
+    [
+        (320, 320, 32, 320),  # SD 1.5, cut 0: no group straddles
+        (640, 320, 32, 600),  # cut 2, groups of 30: 630 are F's alone, and 330 are no multiple of 8
+        (1280, 640, 32, 1260 - 60),  # cut 5, groups of 60: 1260 are, and 660 are no multiple of 8
+        (32, 16, 8, 24),
+        (33, 16, 7, 28),  # no number of groups of 7 leaves a multiple of 8: all that are F's alone
+        (5, 27, 2, 0),
+    ],
+)
+def test_how_many_channels_are_known(hidden, skip, groups, known):
+    norm = torch.nn.GroupNorm(groups, hidden + skip)
+    assert hoisting.known_channels(norm, hidden) == known
 
 
 def test_constants_follow_each_full_evaluation(tiny, made):
@@ -240,7 +255,6 @@ def test_what_is_not_hoisted_says_why_and_runs_plain(tiny, made):
         ([FreeU(**freeu)], 4, "up_blocks.1.resnets.1 is not hoisted: "),
         ([SkipTuning(0.6, where="shortcut")], 1, "its conv_shortcut was exchanged (it is a ScaledInput of "),
         ([SkipTuning(0.6, where="norm_out", backend="fold")], 1, "its norm1 was exchanged (it is a Fold of "),
-        ([], 2, "holds channels of both F and the skip (32 + 16 in 8 groups)"),
     ]
     for methods, b, why in refused:
         assert why in why_not(unet, *methods, b=b)
@@ -419,7 +433,34 @@ def test_one_graph_per_view(tiny):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.skipif(ops._missing() is not None, reason=f"optional: {ops._missing()}")
+needs_kernels = pytest.mark.skipif(ops._missing() is not None, reason=f"optional: {ops._missing()}")
+
+
+@needs_kernels
+@torch.no_grad()
+@pytest.mark.parametrize(("cut", "first"), [(0, (16, 0)), (2, (8, 16))])
+def test_its_norms_by_kernels(tiny, monkeypatch, cut, first):
+    """Of the skip alone; where a group straddles, of the rest of F and of the skip, which nothing concatenates."""
+    seen, unet = [], tiny.unet()
+    inputs = tiny.inputs(unet)
+    later = {**inputs, "sample": 2 * inputs["sample"].flip(-1)}
+    views, plain = build_views(unet, cut, how=Execution(kernels="triton", precompute=True)), build_views(unet, cut)
+    _, feature = plain.run_full(inputs)
+    constants = views.hoisted.constants(feature)
+
+    def groupnorm_silu(hidden, skip, *args, **options):
+        seen.append((hidden.shape[1], 0 if skip is None else skip.shape[1]))
+        return ops.groupnorm_silu(hidden, skip, *args, **options)
+
+    for module in ("entry", "hoist"):
+        monkeypatch.setattr(f"unetaccel.{module}.groupnorm_silu", groupnorm_silu)
+    ours = views.run_cached(later, feature, constants=constants)[0]
+    assert_close([ours], [plain.run_cached(later, feature)[0]])
+    assert seen == [first, (unet.get_submodule(views.skip.entry).out_channels, 0)]
+    assert not views.port.moments
+
+
+@needs_kernels
 def test_beside_kernels(tiny, made, monkeypatch):
     """Cached evaluations that are given constants do without the fused entry; the others keep it."""
     joins = []

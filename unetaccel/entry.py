@@ -122,9 +122,14 @@ def fuse(unet: nn.Module, skip: Skip, sites: Sites, port: Port) -> tuple[Sites, 
     why_not = block_obstacle(unet.up_blocks[skip.up_block]) or _layer_obstacle(layer) or _edit_obstacle(edits)
     if why_not:
         return sites, f"{skip.entry} is not fused: {why_not}"
-    norms = {"norm1": NormSilu(layer.norm1, port), "norm2": NormSilu(layer.norm2), "nonlinearity": SiluOfVectors()}
-    fused = FusedLayer(site, overlay(layer, norms), port, edits[0] if edits else None)
+    norms = overlay(layer, {"norm1": NormSilu(layer.norm1, port), **later_norm(layer)})
+    fused = FusedLayer(site, norms, port, edits[0] if edits else None)
     return sites.replacing(unet, skip.entry, fused), None
+
+
+def later_norm(layer: nn.Module) -> dict[str, nn.Module]:
+    """What stands in ``layer`` for its second norm and its activation, where the first norm activates too."""
+    return {"norm2": NormSilu(layer.norm2), "nonlinearity": SiluOfVectors()}
 
 
 def block_obstacle(block: nn.Module, known: tuple[str, ...] = BLOCKS) -> str | None:

@@ -257,7 +257,7 @@ def build_views(unet: nn.Module, b: int, sites: Sites = NO_SITES, how: Execution
         fused = unfused is None
     full_sites, hoisted, unhoisted = sites, None, None
     if how.precompute:
-        hoisted, unhoisted = hoist(unet, skip, plain_sites, sites, port)
+        hoisted, unhoisted = hoist(unet, skip, plain_sites, sites, port, fused)
         sites = sites.replacing(unet, skip.entry, hoisted) if hoisted else sites
     containers = split_containers(unet, skip, sites)
     refuse_streams(unet)
