@@ -72,7 +72,7 @@ def _joins(pointer: str) -> list[Variant]:
     for last in (False, True):
         warps, known = _tile(last)
         order = "channels last" if last else "contiguous"
-        common = {**known, "hidden": pointer, "skip": pointer, "moments": "*fp32", "factor": "fp32"}
+        common = {**known, "hidden": pointer, "skip": pointer, "moments": "*fp32", "factor": "fp32", "THERE": False}
         for kind, name in (
             (None, "number"),
             (NUMBER, "tensor"),
@@ -81,6 +81,8 @@ def _joins(pointer: str) -> list[Variant]:
         ):
             gate = {"gate": None if kind is None else "*fp32", "KIND": kind or 0, "out": pointer}
             found.append(Variant(join_kernel, f"concat, {name}, {order}", warps, common | gate, STRIDES))
+        number = {"gate": None, "KIND": 0, "out": pointer, "THERE": True}
+        found.append(Variant(join_kernel, f"concat behind a blend, {order}", warps, common | number, STRIDES))
         alone = {"gate": None, "KIND": 0, "out": None, "on": 0, "oc": 0, "op": 0}
         found.append(Variant(join_kernel, f"moments alone, {order}", warps, common | alone, STRIDES))
     return found

@@ -20,6 +20,7 @@ SHAPES = {
 }
 """N (with guidance), channels of F and of the skip, side."""
 GROUPS, EPS = 32, 1e-5
+WEIGHTS = [1.75, -4 / 3, 7 / 12]
 FLUSH = 256 << 20
 """Bytes written between calls, more than any L2 holds, so that inputs are read from memory."""
 
@@ -66,12 +67,11 @@ def _works(sizes: tuple, dtype: torch.dtype, layout: torch.memory_format) -> lis
 
     features = [normal(hidden_channels) for _ in range(3)]
     hidden, skip = features[0], normal(skip_channels)
-    return [_blend(features), _join(hidden, skip), _norm(hidden, skip), _entry(hidden, skip)]
+    return [_blend(features), _join(hidden, skip), _forecast(features, skip), _norm(hidden, skip), _entry(hidden, skip)]
 
 
 def _blend(features: list[torch.Tensor]) -> Work:
-    weights = [1.75, -4 / 3, 7 / 12]
-    table = ops.weight_table([[1.0, 0.0, 0.0], weights], features[0].device)
+    weights, table = WEIGHTS, ops.weight_table([[1.0, 0.0, 0.0], WEIGHTS], features[0].device)
     row = torch.ones(1, dtype=torch.int32, device="cuda")
     return Work(
         "blend of 3",
@@ -89,6 +89,22 @@ def _join(hidden: torch.Tensor, skip: torch.Tensor) -> Work:
         lambda: torch.cat([hidden, 0.8 * skip], 1),
         lambda: torch.cat([hidden.double(), 0.8 * skip.double()], 1),
         2 * (hidden.nbytes + skip.nbytes),
+    )
+
+
+def _forecast(features: list[torch.Tensor], skip: torch.Tensor) -> Work:
+    blend = ops.Blend(tuple(features), ops.weight_table([WEIGHTS], skip.device))
+
+    def exact() -> torch.Tensor:
+        blended = sum(f.double() * w for f, w in zip(features, WEIGHTS, strict=True))
+        return torch.cat([blended, 0.8 * skip.double()], 1)
+
+    return Work(
+        "blend of 3 into the concat",
+        lambda: ops.scale_concat(blend, skip, 0.8, "triton")[0],
+        lambda: torch.cat([reference.forecast_blend(features, WEIGHTS), 0.8 * skip], 1),
+        exact,
+        4 * features[0].nbytes + 2 * skip.nbytes,
     )
 
 

@@ -17,18 +17,19 @@ class Tape(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         read = {t.untyped_storage().data_ptr() for t in tensors_of((args, kwargs))}
-        written = tensors_of(result)
-        views = not func._schema.is_mutable and written and written[0].untyped_storage().data_ptr() in read
+        written = [None if t.untyped_storage().data_ptr() in read else t for t in tensors_of(result)]
+        views = not func._schema.is_mutable and written and written[0] is None
         if not views:  # what a view shows is where it was
             here = tree_map_only(torch.Tensor, torch.Tensor.detach, (args, kwargs or {}))  # a parameter may move
-            self.operations.append((func, here, None if func._schema.is_mutable else written))
+            self.operations.append((func, here, written))
         return result
 
     def play(self) -> None:
         for func, (args, kwargs), written in self.operations:
             found = func(*args, **kwargs)
-            for old, new in zip(written or (), tensors_of(found), strict=False):
-                old.copy_(new)
+            for old, new in zip(written, tensors_of(found), strict=True):
+                if old is not None:
+                    old.copy_(new)
 
 
 def tensors_of(value) -> list[torch.Tensor]:

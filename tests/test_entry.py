@@ -9,6 +9,7 @@ from unetaccel import DeepCache, FreeU, ScaleLong, SettingError, SkipTuning, ops
 from unetaccel.entry import FusedLayer
 from unetaccel.execution import Execution
 from unetaccel.sites import NO_SITES
+from unetaccel.skips import skip_table
 from unetaccel.views import build_views
 
 pytestmark = pytest.mark.skipif(ops._missing() is not None, reason=f"optional: {ops._missing()}")
@@ -70,6 +71,32 @@ def test_what_multiplies_the_skip_is_fused(tiny, joins, method, gates):
     assert_close(*found)
     assert len(joins) == 2
     assert all(isinstance(scale, torch.Tensor) == gates and (gates or scale < 1) for scale in joins)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("method", [None, SkipTuning(0.6)])
+def test_a_forecast_is_blended_into_the_concatenation(tiny, joins, monkeypatch, method):
+    """F is written once, where the layer reads it; the same bits as blended first and concatenated then."""
+    unet, wrote = tiny.unet(), []
+    original = ops.Blend.tensor
+    monkeypatch.setattr(ops.Blend, "tensor", lambda self, out=None: wrote.append(out) or original(self, out))
+    methods = [DeepCache(interval=2, cut=2, forecast="linear", force=True), *([method] if method else [])]
+    inputs, found = tiny.inputs(unet), []
+    for blends in (True, False):
+        if not blends:
+            join = ops.scale_concat
+            monkeypatch.setattr(
+                "unetaccel.entry.scale_concat",
+                lambda hidden, *args, join=join, **options: join(
+                    original(hidden) if isinstance(hidden, ops.Blend) else hidden, *args, **options
+                ),
+            )
+        with unetaccel.apply(unet, *methods, kernels="triton") as handle, handle.run(6):
+            found.append([handle.unet(**{**inputs, "sample": (1 + i) * inputs["sample"]})[0] for i in range(6)])
+    assert all(map(torch.equal, *found))
+    skip = skip_table(unet)[2]
+    assert len(wrote) == 3, "every cached evaluation"
+    assert all(out.shape[1] == skip.hidden and out._base.shape[1] == skip.hidden + skip.channels for out in wrote)
 
 
 def why_not(unet, b=0, sites=NO_SITES) -> str | None:

@@ -15,7 +15,7 @@ from torch import nn
 
 from .folds import can_fold
 from .methods.skip_method import SkipEdit
-from .ops import groupnorm_silu, scale_concat
+from .ops import Blend, groupnorm_silu, scale_concat
 from .overlay import has_foreign_forward, overlay
 from .sites import Sites, SkipSite, Strength
 from .skips import Skip
@@ -28,7 +28,7 @@ FREEU = ("s1", "s2", "b1", "b2")
 class Port(Protocol):
     """See ``views.Port``."""
 
-    parts: tuple[torch.Tensor, torch.Tensor] | None
+    parts: tuple[torch.Tensor | Blend, torch.Tensor] | None
     moments: torch.Tensor | None
     constants: tuple[torch.Tensor, torch.Tensor] | None
 
@@ -40,23 +40,25 @@ class FusedBlock(nn.Module):
         super().__init__()
         self.block, self.port = block, port
 
-    def forward(self, hidden_states, *args, **kwargs):
+    def forward(self, hidden_states: torch.Tensor | Blend, *args, **kwargs):
         skips = kwargs["res_hidden_states_tuple"] if "res_hidden_states_tuple" in kwargs else args[0]
-        if not takes(hidden_states, skips[-1]):
-            return self.block(hidden_states, *args, **kwargs)
+        blends = isinstance(hidden_states, Blend)
+        if not takes(hidden_states.like if blends else hidden_states, skips[-1]):
+            return self.block(hidden_states.tensor() if blends else hidden_states, *args, **kwargs)
         return hand_over(self.block, self.port, hidden_states, args, kwargs)
 
 
-def hand_over(block: nn.Module, port: Port, hidden: torch.Tensor, args: tuple, kwargs: dict) -> torch.Tensor:
+def hand_over(block: nn.Module, port: Port, hidden: torch.Tensor | Blend, args: tuple, kwargs: dict) -> torch.Tensor:
     """Call ``block`` with nothing of its hidden state and of its first skip, which go to the port."""
     skips = kwargs["res_hidden_states_tuple"] if "res_hidden_states_tuple" in kwargs else args[0]
     port.parts = hidden, skips[-1]
-    skips = (*skips[:-1], skips[-1][:, :0])
+    nothing = skips[-1][:, :0]
+    skips = (*skips[:-1], nothing)
     if "res_hidden_states_tuple" in kwargs:
         kwargs = {**kwargs, "res_hidden_states_tuple": skips}
     else:
         args = (skips, *args[1:])
-    return block(hidden[:, :0], *args, **kwargs)
+    return block(nothing, *args, **kwargs)
 
 
 def takes(hidden: torch.Tensor, other: torch.Tensor) -> bool:
@@ -66,7 +68,7 @@ def takes(hidden: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 class FusedLayer(nn.Module):
-    """Stands for the decoder layer at the cut, with parts from the port if they lie there.
+    """Stands for the decoder layer at the cut, with parts from the port if they lie there. F may be yet to be blended.
 
     Args:
         plain: the layer, or its site.

@@ -129,20 +129,33 @@ class Blend(NamedTuple):
     weights: torch.Tensor
     """(1, features), float32: a row of a table that lies on the device."""
 
-    def tensor(self) -> torch.Tensor:
-        return forecast_blend(self.features, self.weights, 0, backend="triton")
+    @property
+    def like(self) -> torch.Tensor:
+        """A tensor of the blend's shape, dtype and device."""
+        return self.features[0]
+
+    def tensor(self, out: torch.Tensor | None = None) -> torch.Tensor:
+        return forecast_blend(self.features, self.weights, 0, out, backend="triton")
 
 
 def scale_concat(
-    hidden: torch.Tensor, skip: torch.Tensor, scale: float | torch.Tensor = 1.0, backend: str = "auto"
+    hidden: torch.Tensor | Blend, skip: torch.Tensor, scale: float | torch.Tensor = 1.0, backend: str = "auto"
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """``cat([hidden, scale * skip], 1)`` and its moments, for ``groupnorm_silu``; see ``reference.scale_concat``."""
-    if choose(hidden, backend).backend == "torch":
+    """``cat([hidden, scale * skip], 1)`` and its moments, for ``groupnorm_silu``; see ``reference.scale_concat``.
+
+    A ``Blend`` is blended where the concatenation has it.
+    """
+    if not isinstance(hidden, Blend) and choose(hidden, backend).backend == "torch":
         return reference.scale_concat(hidden, skip, scale)
     from unetaccel_kernels import scale_concat as kernel
 
     number, gate = (1.0, scale) if isinstance(scale, torch.Tensor) else (float(scale), None)
-    return kernel.scale_concat(hidden, skip, number, gate)
+    if not isinstance(hidden, Blend):
+        return kernel.scale_concat(hidden, skip, number, gate)
+    channels = hidden.like.shape[1]
+    joined = kernel.empty_joined(hidden.like, channels + skip.shape[1])
+    hidden.tensor(out=joined[:, :channels])
+    return joined, kernel.scale_concat_into(joined, skip, number, gate)
 
 
 def groupnorm_silu(

@@ -38,8 +38,8 @@ class Port:
 
     def clear(self) -> None:
         """Let go of all tensors."""
-        self.feature: torch.Tensor | None = None  # (N, C, H, W)
-        self.parts: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.feature: torch.Tensor | Blend | None = None  # (N, C, H, W)
+        self.parts: tuple[torch.Tensor | Blend, torch.Tensor] | None = None
         """Of what enters the layer at the cut, where that is fused: F, and the skip."""
         self.moments: torch.Tensor | None = None
         """For the norm that follows."""
@@ -67,8 +67,11 @@ class Tap(nn.Module):
 
     def forward(self, hidden_states, *args, **kwargs):
         if self.reads:
-            copies = self.copies and self.port.constants is None
-            hidden_states = self.port.feature.clone() if copies else self.port.feature
+            hidden_states = self.port.feature
+            if self.copies and isinstance(hidden_states, Blend):
+                hidden_states = hidden_states.tensor()
+            elif self.copies and self.port.constants is None:
+                hidden_states = hidden_states.clone()
         else:
             self.port.feature = hidden_states.detach().clone() if self.copies else hidden_states.detach()
         return self.block(hidden_states, *args, **kwargs)
@@ -111,7 +114,7 @@ class CachedStep(nn.Module):
         self._port = port
 
     def forward(self, feature: torch.Tensor | Blend, constants: Constants | None = None, **inputs):
-        self._port.feature = feature.tensor() if isinstance(feature, Blend) else feature
+        self._port.feature = feature
         self._port.constants = constants
         output = type(self.view).forward(self.view, **inputs)
         self._port.feature = self._port.constants = None
@@ -201,8 +204,8 @@ class Views:
 
     def run_cached(self, inputs: dict, feature: torch.Tensor | Blend, **known: Constants) -> object:
         """One cached evaluation from ``feature``, and what else of ``CachedStep`` is known: the U-Net's output."""
-        if isinstance(feature, Blend) and not isinstance(self.cached_step, GraphedStep):
-            feature = feature.tensor()
+        if isinstance(feature, Blend) and not isinstance(self.cached_step, CachedStep | GraphedStep):
+            feature = feature.tensor()  # a compiled graph is made for a tensor, of whatever making
         return self._call(self.cached_step, {**self._ready(self.relevant(inputs)), "feature": feature, **known})
 
     def run_plain(self, inputs: dict) -> object:

@@ -10,7 +10,16 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional
 
-from .rules import check_features, check_moments, check_norm, check_out, check_parts, check_scale, check_table
+from .rules import (
+    check_features,
+    check_moments,
+    check_norm,
+    check_out,
+    check_parts,
+    check_scale,
+    check_table,
+    hidden_part,
+)
 from .tiles import chunk_length
 
 
@@ -82,6 +91,26 @@ def scale_concat(
     scaled = (_wide(skip) * scale).to(skip.dtype)
     joined = torch.cat([hidden, scaled], dim=1)
     return joined, moments_of(joined)
+
+
+def scale_concat_into(joined: torch.Tensor, skip: torch.Tensor, scale: float | torch.Tensor = 1.0) -> torch.Tensor:
+    """``scale_concat`` of a hidden part that is the first channels of ``joined`` already: writes the others.
+
+    Args:
+        joined: (N, C, H, W), with C larger than the skip's.
+        skip, scale: as ``scale_concat``.
+
+    Returns:
+        The moments, as ``scale_concat``.
+
+    Raises:
+        ValueError: a skip or a scale that does not fit.
+    """
+    hidden = hidden_part(joined, skip)
+    check_parts(hidden, skip)
+    check_scale(scale, skip)
+    joined[:, hidden.shape[1] :] = _wide(skip) * scale
+    return moments_of(joined)
 
 
 def moments_of(x: torch.Tensor) -> torch.Tensor:

@@ -65,6 +65,18 @@ def check_parts(hidden: torch.Tensor, skip: torch.Tensor | None) -> None:
         raise ValueError(f"expected parts (N, C, H, W) that differ in C alone, got {got}")
 
 
+def hidden_part(joined: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
+    """The channels of ``joined`` that a ``skip`` at its end leaves.
+
+    Raises:
+        ValueError: it leaves none, or they do not fit together.
+    """
+    if joined.ndim != 4 or skip.ndim != 4 or joined.shape[1] <= skip.shape[1]:
+        got = f"{tuple(joined.shape)} and {tuple(skip.shape)}"
+        raise ValueError(f"expected a concatenation (N, C, H, W) with more channels than the skip, got {got}")
+    return joined[:, : joined.shape[1] - skip.shape[1]]
+
+
 def check_scale(scale: float | torch.Tensor, skip: torch.Tensor) -> None:
     """A number, or a tensor of no dimensions, one per channel (N, C, 1, 1), or one per pixel (N, 1, H, W).
 

@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .rules import check_kernel_dtype, check_parts, check_scale
+from .rules import check_kernel_dtype, check_parts, check_scale, hidden_part
 from .tiles import Tiling, as_planes, is_channels_last, planes, tiling
 
 NUMBER, CHANNEL, PIXEL = 0, 1, 2
@@ -41,6 +41,7 @@ def join_kernel(
     op,
     factor,  # where there is no gate
     KIND: tl.constexpr,
+    THERE: tl.constexpr,  # hidden is where out has it
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
@@ -65,7 +66,8 @@ def join_kernel(
         y = y * tl.load(gate).to(tl.float32)
     z = tl.where(first, x, y.to(x.dtype))
     if out is not None:
-        tl.store(out + n * on + c[:, None] * oc + p[None, :] * op, z, mask=inside)
+        changed = inside & (c >= CH)[:, None] if THERE else inside
+        tl.store(out + n * on + c[:, None] * oc + p[None, :] * op, z, mask=changed)
     z = z.to(tl.float32)
     total = tl.sum(z, axis=1)
     mean = total / tl.minimum(P - chunk * BLOCK_P, BLOCK_P).to(tl.float32)
@@ -87,8 +89,12 @@ def launch(
     out: torch.Tensor | None,
     scale: float = 1.0,
     gate: torch.Tensor | None = None,
+    there: bool = False,
 ) -> torch.Tensor:
     """Write the concatenation to ``out``, if that is given; returns its moments (N, C, chunks, 2).
+
+    Args:
+        there: ``hidden`` is the first channels of ``out``, and nothing is written there.
 
     Raises:
         ValueError: what ``rules`` does not allow.
@@ -113,6 +119,7 @@ def launch(
             *(*hidden_strides, *skip_strides, *gate_strides, *((0, 0, 0) if out is None else planes(out))),
             float(scale),
             KIND=kind,
+            THERE=there,
             BLOCK_C=tiles.channels,
             BLOCK_P=tiles.pixels,
             num_warps=tiles.warps,
@@ -159,3 +166,21 @@ def _(hidden, skip, scale=1.0, gate=None):
     joined = empty_joined(hidden, hidden.shape[1] + skip.shape[1])
     chunks = tiles_of(hidden, joined.shape[1]).chunks
     return joined, hidden.new_empty((len(hidden), joined.shape[1], chunks, 2), dtype=torch.float32)
+
+
+@torch.library.custom_op(
+    "unetaccel::scale_concat_into",
+    mutates_args=("joined",),
+    schema="(Tensor(a!) joined, Tensor skip, float scale=1.0, Tensor? gate=None) -> Tensor",
+)
+def scale_concat_into(
+    joined: torch.Tensor, skip: torch.Tensor, scale: float = 1.0, gate: torch.Tensor | None = None
+) -> torch.Tensor:
+    """``reference.scale_concat_into``: the same, of a hidden part that is in its place already; the moments."""
+    return launch(hidden_part(joined, skip), skip, joined, scale, gate, there=True)
+
+
+@scale_concat_into.register_fake
+def _(joined, skip, scale=1.0, gate=None):
+    chunks = tiles_of(joined, joined.shape[1]).chunks
+    return joined.new_empty((len(joined), joined.shape[1], chunks, 2), dtype=torch.float32)

@@ -23,8 +23,9 @@ def chunk_length(pixels: int, chunks: int) -> int:
 
 
 def is_channels_last(x: torch.Tensor) -> bool:
-    """Whether (N, C, H, W) lies in memory as N, H, W, C, and not as N, C, H, W too."""
-    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    """Whether (N, C, H, W), or what it is a slice of the channels of, lies in memory as N, H, W, C, and not as N, C, H, W too."""
+    found = None if x.is_contiguous() else planes(x)
+    return found is not None and found[1] == 1 and found[2] >= x.shape[1]
 
 
 def planes(x: torch.Tensor) -> tuple[int, int, int] | None:

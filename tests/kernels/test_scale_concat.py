@@ -7,7 +7,7 @@ from kernel_cases import DEVICE, DTYPES, LAYOUTS, check, normal, unwritten_is_na
 pytest.importorskip("triton", reason="optional: kernels are Triton's")
 
 from unetaccel_kernels import reference
-from unetaccel_kernels.scale_concat import scale_concat
+from unetaccel_kernels.scale_concat import scale_concat, scale_concat_into
 
 
 def parts(shape=(2, 5, 7, 3), skip_channels=3, layout="contiguous", dtype=torch.float32) -> tuple:
@@ -53,7 +53,7 @@ def test_layouts(layout):
     found, moments = joined(hidden, skip, 0.5)
     assert torch.equal(found, torch.cat([hidden, 0.5 * skip], 1))
     assert found.is_contiguous(
-        memory_format=torch.channels_last if layout == "channels_last" else torch.contiguous_format
+        memory_format=torch.channels_last if layout.startswith("channels_last") else torch.contiguous_format
     )
     check_moments(moments, found, 2)
 
@@ -93,6 +93,34 @@ def test_variance_survives_a_mean_far_larger():
     assert ((of_squares - 1).abs() > 0.1).any(), "sums of squares about zero would not do here"
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("kind", ["number", "channel"])
+@pytest.mark.parametrize(("shape", "skip_channels"), [((2, 5, 7, 3), 3), ((2, 33, 23, 29), 39), ((0, 5, 7, 3), 3)])
+def test_into_what_holds_the_hidden_part_already(shape, skip_channels, kind, layout, dtype):
+    hidden, skip = parts(shape, skip_channels, layout, dtype)
+    scale = 0.7 if kind == "number" else normal(len(skip), skip_channels, 1, 1, seed=2)
+    expected, moments = joined(hidden, skip, scale)
+    buffer = torch.full_like(expected, float("nan"))
+    buffer[:, : hidden.shape[1]] = hidden
+    number, gate = (0.7, None) if kind == "number" else (1.0, scale)
+    with unwritten_is_nan():
+        found = scale_concat_into(buffer, skip, number, gate)
+    assert torch.equal(buffer, expected)
+    assert torch.equal(found, moments)
+    again = torch.full_like(buffer, float("nan"))
+    again[:, : hidden.shape[1]] = hidden
+    reference.scale_concat_into(again, skip, scale)
+    torch.testing.assert_close(again, buffer)
+
+
+def test_into_something_that_leaves_no_room():
+    _, skip = parts()
+    for into in (scale_concat_into, reference.scale_concat_into):
+        with pytest.raises(ValueError, match="with more channels than the skip"):
+            into(skip.clone(), skip)
+
+
 @pytest.mark.parametrize("shape", [(0, 5, 7, 3), (2, 5, 0, 3)])
 def test_nothing_to_do(shape):
     found, moments = joined(*parts(shape))
@@ -127,3 +155,4 @@ def test_the_operator_is_what_it_says(layout):
     hidden, skip = parts((1, 5, 23, 29), layout=layout)
     torch.library.opcheck(scale_concat, (hidden, skip, 1.0, normal(1, 3, 1, 1)))
     torch.library.opcheck(scale_concat, (hidden, skip, 0.5))
+    torch.library.opcheck(scale_concat_into, (torch.cat([hidden, skip], 1), skip, 0.5))
