@@ -2,7 +2,7 @@
 
 import functools
 import math
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -11,16 +11,15 @@ import torch
 from graph_cases import Taped
 
 from unetaccel import graphs
-from unetaccel.costs import cut_costs
+from unetaccel.costs import count_macs, cut_costs
 from unetaccel.errors import CheckError, SettingError
-from unetaccel.latency import ceilings, jobs, machine, measure, variants
+from unetaccel.latency import ceilings, jobs, measure, variants
 from unetaccel.latency.bars import bars
 from unetaccel.latency.ceilings import Rates, works
-from unetaccel.latency.gate import SEEDS, References, distance, tolerance
-from unetaccel.latency.jobs import Case, Walk, build_job, job_of, read_case
+from unetaccel.latency.gate import SEEDS, References
+from unetaccel.latency.jobs import Walk, job_of
 from unetaccel.latency.measure import Settings, checked_ways
 from unetaccel.latency.runners import Ours, Plain
-from unetaccel.latency.timers import Loop, interleaved, spread
 from unetaccel.latency.variants import VARIANTS, Variant, chosen
 from unetaccel.timetable import TimeTable
 
@@ -32,6 +31,14 @@ RATES = Rates(macs=1e10, bytes=1e10)
 @pytest.fixture(scope="module")
 def job(tiny):
     return job_of("tiny", tiny.unet("one-layer"), size=8)
+
+
+@pytest.fixture(scope="module")
+def controlled(tiny):
+    unet = tiny.unet("one-layer")
+    controlnet = jobs._controlnet(unet)
+    jobs._wake(controlnet)
+    return job_of("tiny", unet, size=8, controlnet=controlnet)
 
 
 def quiet(text):
@@ -51,18 +58,48 @@ def test_eager_runs_are_the_reference_bit_for_bit(tiny, name):
     assert not any(module._forward_pre_hooks for module in job.unet.modules())
 
 
-def test_the_walk_is_that_of_diffusers():
-    from diffusers import DDIMScheduler
+def test_a_controlnet_runs_before_every_evaluation(controlled):
+    """Shortened by ours, whole by others: the same latents, which are not those without it."""
+    references = References(controlled, [1], [2])
+    for variant in ("ours", "ours-precompute", "deepcache"):
+        runner = VARIANTS[variant].build(controlled, 1)
+        check = references.check((1, 2), references.runs(controlled, lambda r=runner: r.loop(references.walk, 2)))
+        assert check.error == 0 or variant == "ours-precompute", variant
+        assert check.passed
+    uncontrolled = references.runs(controlled, lambda: nullcontext(controlled.unet))
+    assert not references.check((None, None), uncontrolled).passed
 
-    walk = Walk(7, CPU)
-    scheduler = DDIMScheduler.from_config(walk.scheduler.config)
-    scheduler.set_timesteps(7)
-    ours = theirs = torch.randn(2, 4, 8, 8, dtype=torch.float64)
-    for i, (timestep, (keep, add)) in enumerate(zip(walk.timesteps, walk.factors, strict=True)):
-        output = torch.randn(ours.shape, generator=torch.Generator().manual_seed(i), dtype=torch.float64)
-        ours = keep * ours + add * output
-        theirs = scheduler.step(output, timestep, theirs).prev_sample
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+class HalfControlled(Ours):
+    """Leaves the ControlNet out of cached evaluations."""
+
+    def __init__(self, job, cut):
+        super().__init__(job, cut)
+        whole, calls = self._network, []
+
+        def network(sample, timestep, **inputs):
+            calls.append(1)
+            return (whole if len(calls) % 2 else self._handle.unet)(sample, timestep, **inputs)
+
+        self._network = network
+
+
+def test_a_controlnet_that_is_left_out_is_noticed(controlled):
+    wrong = Variant("wrong", "the wrong one", "plain", HalfControlled)
+    with pytest.raises(CheckError, match=r"the wrong one .* is wrong"):
+        measure.measure(controlled, [VARIANTS["plain"], wrong], FEW, RATES)
+
+
+def test_the_work_of_a_controlnet_is_counted(controlled, job):
+    (full, cached), (bare, bare_cached) = works(controlled, [0, 1]), works(job, [0, 1])
+    assert full.macs - bare.macs == count_macs(
+        lambda: controlled.controlnet(
+            ceilings._first(controlled), 1, controlnet_cond=controlled.hint, **controlled.condition
+        )
+    )
+    assert full.bytes > bare.bytes
+    extra = [cached[b].macs - bare_cached[b].macs for b in (0, 1)]
+    assert 0 < extra[0] < extra[1] < full.macs - bare.macs, "shortened"
 
 
 def test_a_twin_shares_weights_and_nothing_else(job):
@@ -86,7 +123,7 @@ class OneStepLate(Ours):
 class NotANumber(Plain):
     @contextmanager
     def loop(self, walk, interval):
-        yield lambda *args, **kwargs: (self.unet(*args, **kwargs)[0] * math.nan,)
+        yield lambda *args, **kwargs: (self.network(*args, **kwargs)[0] * math.nan,)
 
 
 @pytest.mark.parametrize("wrong", [NeverCaches, NotANumber, OneStepLate])
@@ -131,7 +168,7 @@ class Ages(Plain):
     def loop(self, walk, interval):
         self.loops += 1
         factor = 1 + 0.1 * (self.loops > len(SEEDS) + 1)
-        yield lambda *args, **kwargs: (self.unet(*args, **kwargs)[0] * factor,)
+        yield lambda *args, **kwargs: (self.network(*args, **kwargs)[0] * factor,)
 
 
 def test_a_variant_that_changes_while_it_is_timed_is_not_reported(job):
@@ -140,19 +177,16 @@ def test_a_variant_that_changes_while_it_is_timed_is_not_reported(job):
         measure.measure(job, [ages], FEW, RATES)
 
 
+def test_a_cut_that_this_unet_has_not(job):
+    with pytest.raises(SettingError, match="cut=40 is out of range: this U-Net has 6 skips"):
+        measure.measure(job, [VARIANTS["plain"]], Settings(cuts=(40,)), RATES)
+
+
 def test_a_reference_that_is_not_finite_checks_nothing(tiny):
     unet = tiny.unet("one-layer")
     unet.conv_out.bias.data.fill_(math.inf)
     with pytest.raises(CheckError, match="reference is not finite"):
         References(job_of("tiny", unet, size=8), [0], [2])
-
-
-def test_distances_and_tolerances():
-    assert distance(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 0.0])) == pytest.approx(4 / 3)
-    assert distance(torch.tensor([math.nan]), torch.ones(1)) == math.inf
-    assert tolerance(torch.float32, CPU) < tolerance(torch.float16, CPU) < tolerance(torch.bfloat16, CPU)
-    if torch.backends.cudnn.allow_tf32:
-        assert tolerance(torch.float32, torch.device("cuda")) == tolerance(torch.float16, CPU)
 
 
 def test_rows_of_eager_variants(job):
@@ -177,8 +211,10 @@ def test_rows_of_eager_variants(job):
     assert found.clocks == [None, None]
 
 
-def test_every_compiled_variant_traces_and_agrees(job, monkeypatch):
+@pytest.mark.parametrize("which", ["job", "controlled"])
+def test_every_compiled_variant_traces_and_agrees(which, request, monkeypatch):
     """Without the compiler's back end, which changes nothing in what they compute and takes minutes."""
+    job = request.getfixturevalue(which)
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     monkeypatch.setattr(variants.shutil, "which", lambda name: name)
     wanted = ["plain-inductor", "deepcache-blocks", "ours-inductor"]
@@ -189,7 +225,9 @@ def test_every_compiled_variant_traces_and_agrees(job, monkeypatch):
     assert all(row.speedup_in_mode for row in found.rows if row.interval)
 
 
-def test_recorded_variants_pass_the_gate_and_eager_ones_are_not_told_as_recorded(job, monkeypatch):
+@pytest.mark.parametrize("which", ["job", "controlled"])
+def test_recorded_variants_pass_the_gate_and_eager_ones_are_not_told_as_recorded(which, request, monkeypatch):
+    job = request.getfixturevalue(which)
     monkeypatch.setattr(variants, "VARIANTS", {n: replace(v, why_not=lambda job: None) for n, v in VARIANTS.items()})
     wanted = ["plain-graphs", "ours-graphs"]
     with pytest.warns(UserWarning, match="runs eager here"):
@@ -246,19 +284,6 @@ def test_what_cannot_run_here_is_skipped_with_its_reason(job, tiny, monkeypatch)
     assert skipped == {"deepcache": "no cache_branch_id of DeepCacheSDHelper is cut 3 of this U-Net"}
 
 
-def test_traffic_counts_operands_once():
-    linear, conv = torch.nn.Linear(8, 16), torch.nn.Conv2d(4, 8, 3, padding=1)
-    x, picture = torch.randn(3, 8), torch.randn(1, 4, 5, 5)
-    query = torch.randn(1, 2, 6, 4)
-    with torch.no_grad():
-        assert ceilings._traffic(lambda: linear(x)) == 4 * (16 + 3 * 8 + 16 * 8 + 3 * 16)
-        assert ceilings._traffic(lambda: conv(picture).relu()) == 4 * (100 + 4 * 8 * 9 + 8 + 200)
-        attention = ceilings._traffic(
-            lambda: torch.nn.functional.scaled_dot_product_attention(query, query[..., :5, :], query[..., :5, :])
-        )
-    assert attention == 4 * 8 * (6 + 5 + 5 + 6)
-
-
 def test_work_agrees_with_the_counted_macs(job):
     full, cached = works(job, [0, 1])
     costs = list(cut_costs(job.unet, job.structure, [0, 1]))
@@ -267,93 +292,6 @@ def test_work_agrees_with_the_counted_macs(job):
     weights = sum(p.nbytes for p in job.unet.parameters() if p.ndim > 1)
     assert weights < full.bytes
     assert cached[0].bytes < cached[1].bytes < full.bytes
-
-
-def test_clocks_are_read_from_nvidia_smi(monkeypatch):
-    assert machine.clocks(CPU) is None
-    monkeypatch.setattr(machine.shutil, "which", lambda name: name)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="123"))
-    asked = []
-
-    def answer(command, **options):
-        asked.append(command)
-        return SimpleNamespace(stdout="NVIDIA H200, 550.1, 1980, 3201, 1980, 41, 420.5, 700.0\n")
-
-    monkeypatch.setattr(machine.subprocess, "run", answer)
-    found = machine.clocks(torch.device("cuda"))
-    assert (found["name"], found["clocks.sm"], found["power.draw"]) == ("NVIDIA H200", "1980", "420.5")
-    assert "--id=GPU-123" in asked[0]
-
-
-def test_loops_from_marks_and_repeats_in_turn():
-    marks = SimpleNamespace(seconds=lambda: [0.0, 1.0, 3.0, 4.0, 4.5, 6.0])
-    assert Loop.of(marks) == Loop(6.0, (2.0, 0.5))
-    order = []
-    ways = {name: lambda name=name: order.append(name) or len(order) for name in "abc"}
-    assert interleaved(ways, 2) == {"a": [6, 8], "b": [4, 9], "c": [5, 7]}
-    assert "".join(order) == "abcbcacab"
-    assert spread([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]) == {"median": 3.5, "p20": 2.0, "p80": 5.0}
-    assert spread([2.0]) == {"median": 2.0, "p20": 2.0, "p80": 2.0}
-
-
-def speeds(**found) -> list[dict]:
-    """Rows of a result that has only what bars read."""
-    rows = []
-    for name, value in found.items():
-        variant, _, interval = name.partition("_at_")
-        row = {"variant": variant.replace("_", "-"), "interval": int(interval) if interval else None}
-        one = {"median": 1 / value}
-        rest = {"cut": 0 if interval else None, "title": variant, "of_ceiling": {"median": 0.95} if interval else None}
-        rows.append({**row, **rest, "steps_per_second": {"median": value}, "full": one, "cached": one})
-    return rows
-
-
-def test_bars_are_met_missed_or_not_measured():
-    rows = speeds(plain=90.0, plain_graphs=110.0, deepcache_at_3=100.0, ours_at_3=120.0, ours_inductor_at_3=199.0)
-    case = {"case": "sd15:1", "rows": rows, "skipped": {}}
-    settings = {"device": "cuda", "scale": 1.0, "dtype": "float16", "repeats": 3}
-    found = {bar.text: bar for bar in bars({"settings": settings, "cases": [case]})}
-    assert found["sd15:1: plain steps per second"].met is True
-    assert found["sd15:1: plain steps per second"].found == 110
-    assert found["sd15:1: steps per second at interval 3"].met is False
-    assert found["sd15:1: ours over deepcache, interval 3"].found == pytest.approx(1.99)
-    assert found["sd15:1: ours over deepcache, interval 3"].met is False
-    blocks = found["sd15:1: ours over deepcache-blocks, interval 3"]
-    assert (blocks.met, blocks.why) == (None, "its variants were not run")
-    assert found["sd15:1, cut 0: cached view, eager time over inductor's"].met is True
-    assert found["sdxl:1: plain steps per second"].why == "sdxl:1 was not run"
-    assert sum("of the MACs' ceiling" in text and bar.met for text, bar in found.items()) == 2
-    once = bars({"settings": {**settings, "repeats": 1}, "cases": [case]})
-    assert [bar.met for bar in once if "of the MACs' ceiling" in bar.text] == [None] * 2
-    on_cpu = bars({"settings": {**settings, "device": "cpu"}, "cases": [case]})
-    assert all(bar.found is None for bar in on_cpu if "steps per second" in bar.text)
-
-
-def test_cases_and_settings_are_checked(job):
-    assert read_case("sdxl:4") == Case("sdxl", 4)
-    assert str(read_case("svd")) == "svd:1"
-    for text, message in {"sd9": "known: sd15", "sd15:x": "number of at least 1", "sd15:": "at least 1"}.items():
-        with pytest.raises(SettingError, match=message):
-            read_case(text)
-    for wrong, message in (
-        ({"intervals": (1, 2)}, "intervals must be of at least 2"),
-        ({"cuts": ()}, "at least one cut"),
-        ({"steps": 0}, "steps must be an int of at least 1"),
-    ):
-        with pytest.raises(SettingError, match=message):
-            Settings(**wrong)
-    with pytest.raises(SettingError, match="cut=40 is out of range: this U-Net has 6 skips"):
-        measure.measure(job, [VARIANTS["plain"]], Settings(cuts=(40,)), RATES)
-
-
-def test_jobs_of_the_real_shapes_have_their_real_sizes(monkeypatch):
-    monkeypatch.setattr(jobs, "_wake", lambda unet: None)  # there is nothing to look at on the meta device
-    sizes = {"sd15:8": (16, 4, 64, 64), "sdxl:1": (2, 4, 128, 128)}
-    sizes |= {"svd:1": (2, 25, 8, 72, 128), "animatediff:1": (2, 4, 16, 64, 64)}
-    for text, shape in sizes.items():
-        job = build_job(read_case(text), 1.0, "meta", torch.float16)
-        assert (job.sample_shape, job.dtype) == (shape, torch.float16)
-        assert job.batch == read_case(text).batch
 
 
 def test_the_command_runs_end_to_end_on_a_cpu(tmp_path):

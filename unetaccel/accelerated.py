@@ -81,6 +81,11 @@ def _plain(model: nn.Module) -> nn.Module:
     return model
 
 
+def faced(module: object) -> object:
+    """What a face stands for, or the thing itself."""
+    return module._unetaccel.original if isinstance(module, Face) else module
+
+
 def face(evaluator: Evaluator, kind: type[Face] = AcceleratedUNet) -> nn.Module:
     """A face of ``evaluator.original`` whose calls go to ``evaluator.evaluate``."""
     original = evaluator.original

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
 from .accelerated import Face
+from .compiled import compile_step
 from .engine import Engine
-from .graphs import GraphedStep, graphed
+from .graphs import graphed
 from .lora import LoraScales
 from .offload import call_hooked, carry_hook, is_group_offloaded, streamed
 from .overlay import Fingerprint, copied_containers, has_foreign_forward, overlay
 from .run import Run, current_run
 from .skips import encoder_skips
+from .snapshot import hooked
 from .views import PassThrough, encoder_through, part
 
 
@@ -46,7 +49,7 @@ class ControlNetEngine:
         self._refresh()
 
     def _refresh(self) -> None:
-        whole = why_in_full(self.original) is not None  # it may have been patched or offloaded since
+        whole = self.engine.cut is None or why_in_full(self.original) is not None  # patched or offloaded since, perhaps
         self._view = self.original if whole else truncated(self.original, self.engine.cut)
         self._fingerprint = Fingerprint(_containers(self.original))
 
@@ -64,13 +67,16 @@ class ControlNetEngine:
         return residuals, mid
 
     def _call(self, view: nn.Module, run: Run | None, inputs: dict) -> object:
-        """``view(**inputs)``; replayed from a recorded graph where the U-Net is."""
-        if run is None or self.engine.log is None:
+        """``view(**inputs)``; compiled, or replayed from a recorded graph, where the U-Net is."""
+        if run is None or not self.engine.how.compiles or (self.engine.log is None and hooked(view)):
             return self._forward(view, **inputs)
-        return run.fresh_views().beside(view, functools.partial(self._graphed, view))(**inputs)
+        return run.fresh_views().beside(view, functools.partial(self._step, view))(**inputs)
 
-    def _graphed(self, view: nn.Module) -> GraphedStep:
-        return graphed([ControlStep(view)], LoraScales(view), self.engine.log)[0]
+    def _step(self, view: nn.Module) -> Callable:
+        step, scales, how = ControlStep(view), LoraScales(view), self.engine.how
+        if how.graphs:
+            return graphed([step], scales, self.engine.log)[0]
+        return compile_step(step, {"fullgraph": False, **how.inductor}, scales)
 
     def _run_whole(self, inputs: dict) -> object:
         """As ``original(**inputs)``, whose ``forward`` may lead back here."""
@@ -91,9 +97,11 @@ class ControlStep(nn.Module):
 
 
 def controlnet_engine(controlnet: object, engine: Engine) -> ControlNetEngine | None:
-    """An engine for what sits in ``pipe.controlnet``, or None for kinds that always run in full."""
-    if engine.cut is None or not isinstance(controlnet, nn.Module) or why_in_full(controlnet) is not None:
+    """An engine for what sits in ``pipe.controlnet``, or None where it runs as it is."""
+    if not isinstance(controlnet, nn.Module) or why_in_full(controlnet) is not None:
         return None
+    if engine.cut is None:
+        return ControlNetEngine(controlnet, engine) if engine.how.compiles else None
     deep_enough = all(len(encoder_skips(p)) > engine.cut for p in _parts(controlnet))
     return ControlNetEngine(controlnet, engine) if deep_enough else None
 

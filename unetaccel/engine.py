@@ -95,12 +95,12 @@ class Engine:
         return {**dict(zip(self._names, args, strict=False)), **{here.get(k, k): v for k, v in kwargs.items()}}
 
     def _run_plain(self, run: Run, inputs: dict) -> object:
-        if not (self.how.inductor is not None or self.how.graphs or self.how.precompute or self.edits):
+        if not (self.how.compiles or self.how.precompute or self.edits):
             return self._forward(self.original, **{self._names.get(k, k): v for k, v in inputs.items()})
         return run.run_plain(inputs)
 
     def _build(self) -> Views:
-        if self.how.inductor is not None or self.how.graphs:
+        if self.how.compiles:
             return compiled_views(self.original, self.cut, self.edits.sites, self.how, self.log)
         if self.how.precompute:
             return precomputed_views(self.original, self.cut, self.edits.sites, self.how)

@@ -36,6 +36,11 @@ class Execution:
         return cls(_options(compile), compile == "graphs", check_backend("apply(kernels)", kernels), precompute)
 
     @property
+    def compiles(self) -> bool:
+        """Whether steps are compiled or recorded."""
+        return self.graphs or self.inductor is not None
+
+    @property
     def fused(self) -> bool:
         """Whether the layer at the cut is run by kernels."""
         return self.kernels == "triton"

@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager
 
 from torch import nn
 
+from .accelerated import face, faced
+from .controlnet import AcceleratedControlNet, controlnet_engine
 from .engine import Engine
 from .errors import SettingError, check_count
 from .run import Run, current_run
@@ -89,6 +91,27 @@ class Handle(AbstractContextManager):
                 "Finish it first, or apply the methods to the U-Net a second time for the other loop"
             )
         return self._engine.run(lambda: timeline, streams, lambda: guided)
+
+    def controlnet(self, model: nn.Module) -> nn.Module:
+        """``model``, to be called before ``handle.unet`` in a loop of your own: a ControlNet that on cached evaluations makes only the
+        residuals that are read, and is compiled or recorded where the U-Net is.
+
+        In a pipeline that is done for ``pipe.controlnet``. Kinds that cannot be shortened come back as they are, and so does
+        each that is called outside a run.
+
+        >>> net = handle.controlnet(net)
+        >>> with handle.run(50):
+        ...     for t in timesteps:
+        ...         down, mid = net(x, t, text, controlnet_cond=image, return_dict=False)
+        ...         handle.unet(x, t, text, down_block_additional_residuals=down, mid_block_additional_residual=mid)
+
+        Raises:
+            SettingError: it is no module.
+        """
+        if not isinstance(model, nn.Module):
+            raise SettingError(f"handle.controlnet takes a ControlNet, got {type(model).__name__}")
+        evaluator = controlnet_engine(faced(model), self._engine)
+        return faced(model) if evaluator is None else face(evaluator, AcceleratedControlNet)
 
     def plan(self, steps: int) -> Plan:
         """Which evaluations would be full in a call of ``steps`` inference steps with the pipeline's scheduler.

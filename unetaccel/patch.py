@@ -6,7 +6,7 @@ from os import PathLike
 
 from torch import nn
 
-from .accelerated import AcceleratedUNet, Face, face
+from .accelerated import AcceleratedUNet, face, faced
 from .calls import AcceleratedPipeline, unwatch_calls, watch_calls
 from .controlnet import AcceleratedControlNet, controlnet_engine
 from .engine import Engine
@@ -71,8 +71,8 @@ def apply(
             "Call handle.remove() first, or apply(..., replace=True)"
         )
     how = Execution.of(compile, kernels, precompute)
-    engine = Engine(_plain(unet), methods, how)  # fails before anything is changed or given up
-    controlnet = controlnet_engine(_plain(getattr(pipe, "controlnet", None)), engine)
+    engine = Engine(faced(unet), methods, how)  # fails before anything is changed or given up
+    controlnet = controlnet_engine(faced(getattr(pipe, "controlnet", None)), engine)
     slots = {} if pipe is None else {"unet": face(engine)}
     if controlnet is not None:
         slots["controlnet"] = face(controlnet, AcceleratedControlNet)
@@ -161,12 +161,7 @@ def plain_unet(pipe_or_unet) -> nn.Module:
     Raises:
         UnsupportedModelError: neither a pipeline with a U-Net nor a module.
     """
-    return _plain(_split(pipe_or_unet)[1])
-
-
-def _plain(module):
-    """What a face stands for, or the thing itself."""
-    return module._unetaccel.original if isinstance(module, Face) else module
+    return faced(_split(pipe_or_unet)[1])
 
 
 def _put(pipe, name: str, module: nn.Module) -> None:

@@ -163,7 +163,7 @@ class Views:
         self.full_step: Callable = FullStep(self.full, self.port)
         self.cached_step: Callable = CachedStep(self.cached, self.port)
         self.plain_step: Callable = PlainStep(self.unet)
-        self._beside: list[tuple[nn.Module, GraphedStep]] = []
+        self._beside: list[tuple[nn.Module, Callable]] = []
         self.cached_fingerprint = self.fingerprint
         """Of what the cached view was made of."""
 
@@ -190,12 +190,12 @@ class Views:
             if isinstance(step, GraphedStep):
                 step.forget()
 
-    def beside(self, model: nn.Module, graphed: Callable[[], GraphedStep]) -> GraphedStep:
-        """The step of another ``model`` that runs beside these views in a sampling call; made by ``graphed`` when first asked for."""
+    def beside(self, model: nn.Module, made: Callable[[], Callable]) -> Callable:
+        """The step of another ``model`` that runs beside these views in a sampling call, ``made`` when first asked for."""
         for known, step in self._beside:
             if known is model:
                 return step
-        self._beside = [*self._beside[-1:], (model, graphed())]  # a ControlNet has two: whole, and shortened
+        self._beside = [*self._beside[-1:], (model, made())]  # a ControlNet has two: whole, and shortened
         return self._beside[-1][1]
 
     def run_full(self, inputs: dict) -> tuple[object, torch.Tensor]:

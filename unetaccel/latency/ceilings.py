@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..costs import cut_costs
+from ..controlnet import truncated
+from ..costs import count_macs, cut_costs
 from ..views import build_views
 from .jobs import Job, Walk
 
@@ -35,6 +37,9 @@ class Work:
     macs: int
     bytes: int
     """Weights, operands and results of convolutions, matrix products and attention, each once."""
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.macs + other.macs, self.bytes + other.bytes)
 
     def as_dict(self, rates: Rates) -> dict:
         seconds = {"macs": self.macs / rates.macs, "bytes": self.bytes / rates.bytes}
@@ -71,17 +76,30 @@ def _wait(device: torch.device) -> None:
 
 @torch.no_grad()
 def works(job: Job, cuts: Iterable[int]) -> tuple[Work, dict[int, Work]]:
-    """Of a full evaluation, and of a cached one at each cut. The bytes are counted in one evaluation of each."""
+    """Of a full evaluation, and of a cached one at each cut, as little as can be of a ControlNet included.
+
+    The bytes are counted in one evaluation of each.
+    """
     inputs = {"sample": _first(job), "timestep": Walk(1, job.device).timesteps[0], **job.condition}
     cuts, cached = list(cuts), {}
+    control = _control(job, inputs, None)
     full_bytes = _traffic(lambda: type(job.unet).forward(job.unet, **inputs))
     costs = list(cut_costs(job.unet, job.structure, cuts or [0]))
     for cut, cost in zip(cuts, costs, strict=False):
         views = build_views(job.unet, cut)
         _, feature = views.run_full(inputs)
         moved = _traffic(lambda v=views, f=feature: v.run_cached(inputs, f))
-        cached[cut] = Work(cost.cached_macs, moved)
-    return Work(costs[0].full_macs, full_bytes), cached
+        cached[cut] = Work(cost.cached_macs, moved) + _control(job, inputs, cut)
+    return Work(costs[0].full_macs, full_bytes) + control, cached
+
+
+def _control(job: Job, inputs: dict, cut: int | None) -> Work:
+    """Of the job's ControlNet before a full evaluation, or before a cached one at ``cut``."""
+    if job.controlnet is None:
+        return Work(0, 0)
+    net = job.controlnet if cut is None else truncated(job.controlnet, cut)
+    call = partial(type(net).forward, net, **inputs, controlnet_cond=job.hint, return_dict=False)
+    return Work(count_macs(call), _traffic(call))
 
 
 def _first(job: Job) -> torch.Tensor:

@@ -58,15 +58,17 @@ class References:
     def __init__(self, job: Job, cuts: Iterable[int], intervals: Iterable[int]):
         self.walk = Walk(2 * max(intervals, default=1) + 2, job.device)
         self.tolerance = tolerance(job.dtype, job.device)
-        self._found: dict[Key, list[torch.Tensor]] = {PLAIN: self.runs(job, lambda: nullcontext(job.unet))}
+        self._found: dict[Key, list[torch.Tensor]] = {
+            PLAIN: self.runs(job, lambda: nullcontext(job.together(job.unet)))
+        }
         table, twin = skip_table(job.unet), job.twin()
         for cut, interval in product(cuts, intervals):
-            self._found[cut, interval] = self.runs(job, partial(substituted, twin, table[cut], interval))
+            self._found[cut, interval] = self.runs(job, partial(substituted, job, twin, table[cut], interval))
         if not all(torch.isfinite(x).all() for runs in self._found.values() for x in runs):
             raise CheckError(f"{job.name}: the reference is not finite in {job.dtype}, so nothing can be checked")
 
     def runs(self, job: Job, start: Callable[[], AbstractContextManager]) -> list[torch.Tensor]:
-        """The U-Net's part of the final latents for each of ``SEEDS``; ``start`` gives the U-Net to call for one loop."""
+        """The U-Net's part of the final latents for each of ``SEEDS``; ``start`` gives what to call in one loop."""
         found = []
         for seed in SEEDS:
             with start() as unet:
@@ -97,8 +99,8 @@ def distance(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 @contextmanager
-def substituted(unet: nn.Module, skip: Skip, interval: int) -> Iterator[nn.Module]:
-    """For one loop, ``unet`` takes F at every evaluation but each ``interval``-th from the latest of those."""
+def substituted(job: Job, unet: nn.Module, skip: Skip, interval: int) -> Iterator[Callable]:
+    """For one loop of ``job``, its copy ``unet`` takes F at every evaluation but each ``interval``-th from the latest of those."""
     kept, count = None, 0
 
     def substitute(resnet: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
@@ -113,6 +115,6 @@ def substituted(unet: nn.Module, skip: Skip, interval: int) -> Iterator[nn.Modul
 
     hook = unet.get_submodule(skip.entry).register_forward_pre_hook(substitute, with_kwargs=True)
     try:
-        yield unet
+        yield job.together(unet)
     finally:
         hook.remove()

@@ -1,4 +1,4 @@
-"""What is timed: a U-Net of a known shape with random weights, in a guided sampling loop of its own.
+"""What is timed: a U-Net of a known shape with random weights, perhaps with a ControlNet, in a guided sampling loop of its own.
 
 The loop does what a pipeline does around its U-Net (both halves of guidance, deterministic DDIM), by numbers that are on the
 host beforehand: it never waits for the device. Pipelines with diffusers' schedulers do wait, so their steps are slower.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -33,28 +34,44 @@ class Case:
 
     name: str
     batch: int = 1
+    controlled: bool = False
+    """A ControlNet runs before every evaluation of the U-Net."""
 
     def __str__(self) -> str:
-        return f"{self.name}:{self.batch}"
+        return f"{self.name}{CONTROLNET * self.controlled}:{self.batch}"
 
 
-CASES = tuple(
-    Case(*case) for case in (("sd15", 1), ("sd15", 8), ("sdxl", 1), ("sdxl", 4), ("svd", 1), ("animatediff", 1))
+CONTROLNET = "-controlnet"
+CONTROLLED = tuple(name for name, (kind, _) in SHAPES.items() if kind == "UNet2DConditionModel")
+"""Shapes that ControlNets are made for."""
+CASES = (
+    Case("sd15"),
+    Case("sd15", 8),
+    Case("sd15", controlled=True),
+    Case("sdxl"),
+    Case("sdxl", 4),
+    Case("svd"),
+    Case("animatediff"),
 )
 
 
 def read_case(text: str) -> Case:
-    """``"sd15"`` or ``"sd15:8"``.
+    """``"sd15"``, ``"sd15:8"`` or ``"sd15-controlnet:8"``.
 
     Raises:
         SettingError: no such shape, or the batch is not a positive number.
     """
     name, colon, batch = text.partition(":")
-    if name not in SHAPES:
-        raise SettingError(f"unknown case {name!r}; known: {', '.join(SHAPES)}, with a batch as in sd15:8")
+    controlled = name.endswith(CONTROLNET)
+    name = name.removesuffix(CONTROLNET)
+    if name not in (CONTROLLED if controlled else SHAPES):
+        raise SettingError(
+            f"unknown case {text.partition(':')[0]!r}; known: {', '.join(SHAPES)}, with a batch as in sd15:8; with a ControlNet: "
+            f"{', '.join(name + CONTROLNET for name in CONTROLLED)}"
+        )
     if colon and not (batch.isdecimal() and int(batch) > 0):
         raise SettingError(f"case {text!r}: the batch after the colon must be a number of at least 1, as in sd15:8")
-    return Case(name, int(batch or 1))
+    return Case(name, int(batch or 1), controlled)
 
 
 @dataclass
@@ -66,6 +83,7 @@ class Job:
     structure: tuple
     """Of the inputs, see ``costs.example_inputs``: both halves of guidance where there is a condition."""
     guided: bool = True
+    controlnet: nn.Module | None = None
 
     @property
     def device(self) -> torch.device:
@@ -90,6 +108,27 @@ class Job:
         generator = torch.Generator().manual_seed(1)
         given = ((name, value) for name, value in self.structure if name != "sample")
         return {name: _filled(value, generator) for name, value in given}
+
+    @cached_property
+    def hint(self) -> torch.Tensor:
+        """The picture that a ControlNet is given, eight times as high and wide as the latents: (N, 3, 8 H, 8 W)."""
+        *_, height, width = self.sample_shape
+        shape = (self.sample_shape[0], 3, 8 * height, 8 * width)
+        return torch.rand(shape, generator=torch.Generator().manual_seed(2)).to(self.device, self.dtype)
+
+    def together(self, unet: Callable, controlnet: Callable | None = None) -> Callable:
+        """``unet``, to be called as ``sample`` does, with ``controlnet`` (default: the job's) before it where the job has one."""
+        if self.controlnet is None:
+            return unet
+        controlnet = controlnet or self.controlnet
+
+        def both(sample: torch.Tensor, timestep: torch.Tensor, **inputs):
+            down, mid = controlnet(sample, timestep, controlnet_cond=self.hint, **inputs)
+            return unet(
+                sample, timestep, down_block_additional_residuals=down, mid_block_additional_residual=mid, **inputs
+            )
+
+        return both
 
     @property
     def channels(self) -> int:
@@ -172,7 +211,8 @@ def build_job(
     """The U-Net of this shape with random weights, the same ones every time.
 
     Args:
-        scale: factor on widths, on the latents' sides and on the number of frames.
+        scale: factor on widths, on the latents' sides and on the number of frames. Of a ControlNet, what it makes of its
+            picture keeps its width.
         channels_last: lay weights of 2D convolutions out as (N, H, W, C).
 
     Raises:
@@ -180,11 +220,11 @@ def build_job(
     """
     torch.manual_seed(0)
     unet = build_shape(case.name, scale, device, dtype).requires_grad_(False)
-    _wake(unet)
-    if channels_last:
-        for parameter in unet.parameters():
-            if parameter.ndim == 4:
-                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    controlnet = _controlnet(unet) if case.controlled else None
+    for model in (unet, controlnet) if case.controlled else (unet,):
+        _wake(model)
+        if channels_last:
+            _lay_channels_last(model)
     size, frames = SIZES.get(case.name), FRAMES.get(case.name)
     return job_of(
         str(case),
@@ -192,20 +232,40 @@ def build_job(
         case.batch,
         size and tuple(max(8, round(side * scale / 8) * 8) for side in size),
         frames and max(2, round(frames * scale)),
+        controlnet,
     )
 
 
 def job_of(
-    name: str, unet: nn.Module, batch: int = 1, size: tuple[int, int] | None = None, frames: int | None = None
+    name: str,
+    unet: nn.Module,
+    batch: int = 1,
+    size: tuple[int, int] | None = None,
+    frames: int | None = None,
+    controlnet: nn.Module | None = None,
 ) -> Job:
     """A job with this U-Net, guided if it takes a condition; ``size`` is that of the latents."""
     guided = any(key == "encoder_hidden_states" for key, _ in example_inputs(unet))
-    return Job(name, unet, example_inputs(unet, batch * (1 + guided), size, frames=frames), guided)
+    return Job(name, unet, example_inputs(unet, batch * (1 + guided), size, frames=frames), guided, controlnet)
 
 
-def _wake(unet: nn.Module) -> None:
-    """Layers that begin as zeros (those that mix frames) would hide from every check what goes on in them."""
-    for parameter in unet.parameters():
+def _controlnet(unet: nn.Module) -> nn.Module:
+    """One with the U-Net's encoder and weights of its own."""
+    from diffusers import ControlNetModel
+
+    net = ControlNetModel.from_unet(unet, load_weights_from_unet=False)
+    return net.to(unet.device, unet.dtype).eval().requires_grad_(False)
+
+
+def _lay_channels_last(model: nn.Module) -> None:
+    for parameter in model.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
+
+def _wake(model: nn.Module) -> None:
+    """Layers that begin as zeros (those that mix frames, those behind a ControlNet) would hide from every check what goes on."""
+    for parameter in model.parameters():
         if parameter.ndim > 1 and not parameter.any():
             nn.init.normal_(parameter, std=0.02)
 

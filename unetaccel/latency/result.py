@@ -30,6 +30,7 @@ def as_dict(measured: Measured, rates: Rates) -> dict:
         "case": job.name,
         "unet": type(job.unet).__name__,
         "parameters": sum(p.numel() for p in job.unet.parameters()),
+        "controlnet_parameters": job.controlnet and sum(p.numel() for p in job.controlnet.parameters()),
         "batch": job.batch,
         "guided": job.guided,
         "sample": list(job.sample_shape),

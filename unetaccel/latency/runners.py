@@ -21,7 +21,7 @@ class Runner(Protocol):
     """A variant that is ready to run."""
 
     def loop(self, walk: Walk, interval: int | None) -> AbstractContextManager[Callable]:
-        """For one sampling loop: the U-Net to call."""
+        """For one sampling loop: what to call, the U-Net with its ControlNet before it."""
 
     def cached_bytes(self) -> int:
         """What it kept between evaluations of the latest loop."""
@@ -31,10 +31,10 @@ class Plain:
     """The U-Net as it is."""
 
     def __init__(self, job: Job, cut: None = None):
-        self.unet = job.unet
+        self.network = job.together(job.unet)
 
     def loop(self, walk: Walk, interval: None) -> AbstractContextManager[Callable]:
-        return nullcontext(self.unet)
+        return nullcontext(self.network)
 
     def cached_bytes(self) -> int:
         return 0
@@ -46,6 +46,7 @@ class Ours:
     def __init__(self, job: Job, cut: int, **options: object):
         self._interval = 1
         self._handle = apply(job.unet, DeepCache(cut=cut, schedule=self._is_full, force=True), **options)
+        self._network = accelerated(job, self._handle)
 
     def _is_full(self, i: int, timestep: float | None, sigma: float | None, evaluations: int) -> bool:
         return i % self._interval == 0
@@ -54,7 +55,7 @@ class Ours:
     def loop(self, walk: Walk, interval: int) -> Iterator[Callable]:
         self._interval = interval
         with self._handle.run(len(walk), timesteps=walk.scheduler.timesteps):
-            yield self._handle.unet
+            yield self._network
         _refuse_eager(self._handle)
 
     def cached_bytes(self) -> int:
@@ -66,12 +67,18 @@ class PlainOurs(Plain):
 
     def __init__(self, job: Job, cut: None = None, *, compile: str):
         self._handle = apply(job.unet, DeepCache(interval=1), compile=compile)
+        self.network = accelerated(job, self._handle)
 
     @contextmanager
     def loop(self, walk: Walk, interval: None) -> Iterator[Callable]:
         with self._handle.run(len(walk), timesteps=walk.scheduler.timesteps):
-            yield self._handle.unet
+            yield self.network
         _refuse_eager(self._handle)
+
+
+def accelerated(job: Job, handle: Handle) -> Callable:
+    """What to call in a run of ``handle``."""
+    return job.together(handle.unet, job.controlnet and handle.controlnet(job.controlnet))
 
 
 def _refuse_eager(handle: Handle) -> None:
@@ -91,7 +98,7 @@ class Official:
     def __init__(self, job: Job, cut: int):
         from DeepCache import DeepCacheSDHelper
 
-        self._branch = _branch(job, cut)
+        self._job, self._branch = job, _branch(job, cut)
         self._pipe = SimpleNamespace(unet=self._prepared(job), scheduler=None)
         self._helper = DeepCacheSDHelper(pipe=self._pipe)
         self._helper.set_params(cache_interval=1, cache_branch_id=self._branch)
@@ -104,7 +111,7 @@ class Official:
     def loop(self, walk: Walk, interval: int) -> Iterator[Callable]:
         self._pipe.scheduler = walk.scheduler  # it finds the step by the timestep's value
         self._helper.set_params(cache_interval=interval, cache_branch_id=self._branch)
-        yield self._pipe.unet
+        yield self._job.together(self._pipe.unet)
 
     def cached_bytes(self) -> int:
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in _tensors(self._kept)}

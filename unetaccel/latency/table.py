@@ -27,6 +27,8 @@ COLUMNS = (
 def print_case(case: dict, console: Console) -> None:
     """One line per row, then the variants that were skipped and why."""
     title = f"{case['case']}: {case['unet']}, sample {'x'.join(map(str, case['sample']))}, {case['parameters'] / 1e6:.4g} M parameters"
+    if case["controlnet_parameters"]:
+        title += f", ControlNet of {case['controlnet_parameters'] / 1e6:.4g} M"
     peaks = any(row["peak_bytes"] is not None for row in case["rows"])
     table = Table(box=box.SIMPLE_HEAD, title=title, padding=(0, 1, 0, 0), pad_edge=False)
     for name in (*COLUMNS, *(["peak"] if peaks else [])):
