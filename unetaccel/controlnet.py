@@ -21,10 +21,11 @@ from .graphs import graphed
 from .lora import LoraScales
 from .offload import call_hooked, carry_hook, is_group_offloaded, streamed
 from .overlay import Fingerprint, copied_containers, has_foreign_forward, overlay
+from .parts import encoder_through, part
 from .run import Run, current_run
 from .skips import encoder_skips
 from .snapshot import hooked
-from .views import PassThrough, encoder_through, part
+from .views import PassThrough
 
 
 class AcceleratedControlNet(Face):
