@@ -161,6 +161,8 @@ def test_wrong_calibrations_are_told(pipe):
     }.items():
         with pytest.raises(SettingError, match=message):
             calibrate(pipe, ["a"], steps=STEPS, **{wrong: 0})
+    with pytest.raises(SettingError, match="steps=1 makes one evaluation, and there is nothing to reuse"):
+        calibrate(pipe, ["a"], steps=1)
     with pytest.raises(SettingError, match="plans are made for 200 at most"):
         calibrate(pipe, ["a"], steps=300)
     with pytest.raises(SettingError, match=r"cuts=\[12\]: this U-Net has the skips 0 to 8"):

@@ -118,6 +118,8 @@ def test_what_cannot_be_compiled_is_refused(tiny):
     pipe = tiny.pipe()
     with pytest.raises(SettingError, match="expected 'graphs', 'inductor'"):
         unetaccel.apply(pipe, DeepCache(), compile="max-autotune")
+    with pytest.raises(SettingError, match=r"torch.compile has no 'modes'; it takes fullgraph, .*backend, mode"):
+        unetaccel.apply(pipe, DeepCache(), compile={"modes": "max-autotune"})
     add_hook_to_module(pipe.unet.conv_in, ModelHook())
     with pytest.raises(UnsupportedModelError, match=r"1 have one \(first: conv_in\).*enable_model_cpu_offload"):
         unetaccel.apply(pipe, DeepCache(), compile=True)

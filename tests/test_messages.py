@@ -1,6 +1,7 @@
 """What users read: errors, reprs, summaries."""
 
 import json
+import warnings
 
 import pytest
 from torch import nn
@@ -105,6 +106,23 @@ def test_plans_and_runs_want_counts(tiny, steps):
         handle.run(steps)
     with pytest.raises(SettingError, match=r"run\(streams\) must be"):
         handle.run(5, streams=steps)
+
+
+def test_a_run_of_a_handle_that_was_removed(tiny):
+    handle = unetaccel.apply(tiny.unet(), DeepCache())
+    handle.remove()
+    with pytest.raises(SettingError, match="this handle was removed, and its U-Net runs plain: apply the methods anew"):
+        handle.run(4)
+
+
+def test_guidance_reuse_in_a_loop_that_does_not_say_it_guides(tiny):
+    with unetaccel.apply(tiny.unet(), unetaccel.GuidanceReuse(2), DeepCache()) as handle:
+        with pytest.warns(UserWarning, match=r"GuidanceReuse does nothing in this run.*guided=True"), handle.run(4):
+            pass
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with handle.run(4, guided=True):
+                pass
 
 
 def test_a_schedule_that_does_not_fit_fails_in_the_call_and_frees_it(tiny):

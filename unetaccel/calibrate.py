@@ -60,7 +60,7 @@ def calibrate(
         on_step: called after each scheduler step.
 
     Raises:
-        SettingError: no prompt, a cut that is not there, or an edit that is none.
+        SettingError: no prompt, a cut that is not there, too few or too many steps, or an edit that is none.
     """
     prompts, seeds = list(prompts), list(range(len(prompts)) if seeds is None else seeds)
     if not prompts or len(prompts) != len(seeds):
@@ -75,6 +75,10 @@ def calibrate(
     if strange or not cuts:
         raise SettingError(f"cuts={list(cuts)}: this U-Net has the skips 0 to {len(skips) - 1}; name at least one")
     timeline = of_steps(pipe.scheduler, steps)
+    if timeline.evaluations < 2:
+        raise SettingError(
+            f"steps={steps} makes one evaluation, and there is nothing to reuse: calibrate for 2 or more"
+        )
     if timeline.evaluations > MOST_EVALUATIONS:
         raise SettingError(
             f"steps={steps} makes {timeline.evaluations} evaluations, and plans are made for {MOST_EVALUATIONS} at most: calibrate for fewer"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
+
+import torch
 
 from .errors import SettingError
 from .ops import check_backend
@@ -52,7 +55,7 @@ EAGER = Execution()
 def _options(value: bool | str | dict) -> dict | None:
     """``apply(compile=...)`` as keyword arguments of ``torch.compile``; None where it compiles nothing."""
     if isinstance(value, dict):
-        return value
+        return _known(value)
     if value is True or value == "inductor":
         return {}
     if value is False or value == "graphs":
@@ -61,3 +64,14 @@ def _options(value: bool | str | dict) -> dict | None:
         f"apply(compile)={value!r}: expected 'graphs', 'inductor' (or True), False, or a dict of torch.compile's options such as "
         "{'mode': 'max-autotune'}"
     )
+
+
+def _known(options: dict) -> dict:
+    """``options``, if ``torch.compile`` takes them: it would say so at the first evaluation only."""
+    known = [name for name in inspect.signature(torch.compile).parameters if name != "model"]
+    strange = [name for name in options if name not in known]
+    if strange:
+        raise SettingError(
+            f"apply(compile={options!r}): torch.compile has no {strange[0]!r}; it takes {', '.join(known)}"
+        )
+    return options

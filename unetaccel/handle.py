@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
@@ -79,10 +80,18 @@ class Handle(AbstractContextManager):
             guided: each batch holds an unconditional half and then a conditional one, for ``GuidanceReuse``.
 
         Raises:
-            SettingError: either is not an int of at least 1, or a run of this handle is open in this thread.
+            SettingError: either is not an int of at least 1, a run of this handle is open in this thread, or it was removed.
         """
         check_count("run(evaluations)", evaluations)
         check_count("run(streams)", streams)
+        if not self.is_applied:
+            raise SettingError("this handle was removed, and its U-Net runs plain: apply the methods anew")
+        if self._engine.guidance and not guided:
+            warnings.warn(
+                "unetaccel: GuidanceReuse does nothing in this run, which does not say that its batches hold both halves of guidance: "
+                "handle.run(..., guided=True)",
+                stacklevel=2,
+            )
         timeline = of_numbers(evaluations, timesteps, sigmas)
         open_run = current_run(self._engine)
         if open_run is not None and open_run.per_step is not None:
