@@ -68,9 +68,11 @@ def _options(value: bool | str | dict) -> dict | None:
 
 def _known(options: dict) -> dict:
     """``options``, if ``torch.compile`` takes them: it would say so at the first evaluation only."""
-    known = [name for name in inspect.signature(torch.compile).parameters if name != "model"]
+    parameters = inspect.signature(torch.compile).parameters
+    known = [name for name in parameters if name != "model"]
     strange = [name for name in options if name not in known]
-    if strange:
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())  # another tool has wrapped it
+    if strange and not takes_any:
         raise SettingError(
             f"apply(compile={options!r}): torch.compile has no {strange[0]!r}; it takes {', '.join(known)}"
         )
