@@ -23,8 +23,8 @@ AGAIN = "may be given more than once"
 Cases = Annotated[
     list[str] | None,
     typer.Option(
-        help=f"Shape and batch, as sd15:8 or sd15-controlnet:1; {AGAIN} \\[default: sd15:1, sd15:8, sd15-controlnet:1, sdxl:1, "
-        "sdxl:4, svd:1, animatediff:1]."
+        help=f"Shape and batch, as sd15:8, or sd15-controlnet:1; {AGAIN} "
+        "\\[default: sd15:1, sd15:8, sd15-controlnet:1, sdxl:1, sdxl:4, svd:1, animatediff:1]."
     ),
 ]
 Variants = Annotated[
