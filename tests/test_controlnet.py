@@ -1,14 +1,11 @@
 """ControlNets do less on cached evaluations, and the result is bit for bit that of running them in full."""
 
-import functools
-
 import pytest
 import torch
 from diffusers import ControlNetModel
-from torch._dynamo.testing import CompileCounter
 
 import unetaccel
-from unetaccel import DeepCache, SettingError, SkipTuning
+from unetaccel import DeepCache
 from unetaccel.controlnet import truncated
 from unetaccel.timeline import Timeline
 
@@ -183,75 +180,3 @@ def test_replacing_restores_the_first_originals(tiny):
     assert second.summary().pattern == "F....F...."
     second.remove()
     assert (pipe.unet, pipe.controlnet) == originals
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("b", [0, 4])
-def test_in_a_loop_of_your_own(tiny, b):
-    unet = tiny.unet()
-    net, inputs = tiny.controlnet(unet), tiny.inputs(unet)
-    image = torch.rand(2, 3, 128, 128)
-    handle = unetaccel.apply(unet, DeepCache(interval=3, cut=b))
-    ours = handle.controlnet(net)
-    assert isinstance(ours, ControlNetModel)
-    assert handle.controlnet(ours)._unetaccel.original is net, "not a face of a face"
-
-    def loop(net) -> list:
-        found = []
-        for i in range(6):
-            given = {**inputs, "sample": (1 + i) * inputs["sample"]}
-            down, mid = net(**given, controlnet_cond=image)
-            residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
-            found.append((len(down), handle.unet(**given, **residuals)[0]))
-        return found
-
-    with handle.run(6):
-        shortened = loop(ours)
-    with handle.run(6):
-        whole = loop(net)
-    assert [count for count, _ in shortened] == [9, b + 1, b + 1] * 2
-    assert all(torch.equal(x, y) for (_, x), (_, y) in zip(shortened, whole, strict=True))
-    assert len(ours(**inputs, controlnet_cond=image)[0]) == 9, "outside a run it is whole"
-    handle.remove()
-    assert len(ours(**inputs, controlnet_cond=image)[0]) == 9
-
-
-def test_what_is_no_controlnet(tiny):
-    handle = unetaccel.apply(tiny.unet(), DeepCache())
-    with pytest.raises(SettingError, match=r"handle.controlnet takes a ControlNet, got str"):
-        handle.controlnet("canny")
-    other = torch.nn.Linear(1, 1)
-    assert handle.controlnet(other) is other
-
-
-@pytest.mark.parametrize("count", [1, 2])
-def test_compiled_where_the_unet_is(tiny, count):
-    """Whole and shortened, each once; other pictures and seeds compile nothing."""
-    pipe, counter = tiny.controlnet_pipe(count), CompileCounter()
-    call = functools.partial(tiny.call, pipe, steps=6)
-    with unetaccel.apply(pipe, DeepCache(interval=3, cut=1)):
-        eager = call(**options(count))
-    torch._dynamo.reset()
-    with unetaccel.apply(pipe, DeepCache(interval=3, cut=1), compile={"backend": counter}):
-        assert torch.equal(call(**options(count)), eager)
-        assert counter.frame_count == 4, "two of the U-Net, two of the ControlNet"
-        assert not torch.equal(call(seed=5, **options(count)), eager)
-        assert counter.frame_count == 4
-        pipe.controlnet.register_forward_hook(lambda *_: None)
-        (net,) = [pipe.controlnet] if count == 1 else [pipe.controlnet.nets[0]]
-        net.mid_block.register_forward_hook(lambda *_: None)
-        assert torch.equal(call(**options(count)), eager)
-        assert counter.frame_count == 4, "a hooked one is not compiled"
-    torch._dynamo.reset()
-
-
-def test_compiled_beside_edits_alone(tiny):
-    """Where nothing is reused, it is compiled all the same, and never shortened."""
-    pipe, counter = tiny.controlnet_pipe(), CompileCounter()
-    with unetaccel.apply(pipe, SkipTuning(0.7)):
-        eager = tiny.call(pipe, steps=3, **options(1))
-    torch._dynamo.reset()
-    with unetaccel.apply(pipe, SkipTuning(0.7), compile={"backend": counter}):
-        assert torch.equal(tiny.call(pipe, steps=3, **options(1)), eager)
-    torch._dynamo.reset()
-    assert counter.frame_count == 2

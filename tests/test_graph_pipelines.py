@@ -47,13 +47,12 @@ def test_controlnets_are_recorded_too(tiny, recorders, name):
     with unetaccel.apply(pipe, DeepCache(interval=3, cut=1), compile="graphs") as handle:
         assert torch.equal(call(), eager)
         [views] = handle._engine._idle
-        assert len(views._beside) == (1 if "guess" in name else 2)
+        [steps] = views._beside.values()
+        assert len(steps) == (1 if "guess" in name else 2)
         pipe.controlnet.parameters().__next__().data = pipe.controlnet.parameters().__next__().data.clone().mul_(1.5)
         made = count(recorders)
         changed = call()
-        assert made < count(recorders) <= made + 2 * len(views._beside), (
-            "of the ControlNet alone, for each of its scales"
-        )
+        assert made < count(recorders) <= made + 2 * len(steps), "of the ControlNet alone, for each of its scales"
         assert not handle._engine.log.eager
     with unetaccel.apply(pipe, DeepCache(interval=3, cut=1)):
         assert torch.equal(call(), changed)

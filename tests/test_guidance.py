@@ -94,7 +94,9 @@ def test_where_the_batch_has_no_halves_nothing_is_left_out(tiny, kind):
     unet = tiny.unet()
     inputs = tiny.inputs(unet)
     with torch.no_grad(), unetaccel.apply(unet, GuidanceReuse(1)) as handle:
-        with handle.run(3, streams=2):
+        with pytest.warns(UserWarning, match="GuidanceReuse does nothing in this run"):
+            run = handle.run(3, streams=2)
+        with run:
             for _ in range(6):
                 handle.unet(**inputs)
         assert handle.summary().halved == 0

@@ -300,6 +300,20 @@ def test_its_norms_by_kernels(tiny, monkeypatch, cut, first):
 
 
 @needs_kernels
+def test_a_forecast_that_only_ever_holds(tiny, made):
+    """F...F: there is room for a second feature, but the second full evaluation is the last, so all cached ones repeat."""
+    unet, found = tiny.unet(), []
+    for options in ({"kernels": "triton", "precompute": True}, {"kernels": "triton"}, {}):
+        handle = unetaccel.apply(unet, DeepCache(4, 2, forecast="linear", force=True), **options)
+        inputs = tiny.inputs(unet)
+        with torch.no_grad(), handle.run(5):
+            found.append([handle.unet(**{**inputs, "sample": (1 + i) * inputs["sample"]})[0] for i in range(5)])
+    assert len(made) == 1
+    assert_close(found[0], found[2])
+    assert_close(found[1], found[2])
+
+
+@needs_kernels
 def test_beside_kernels(tiny, made, monkeypatch):
     """Cached evaluations that are given constants do without the fused entry; the others keep it."""
     joins = []

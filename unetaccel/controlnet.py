@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map_only
 
 from .accelerated import Face
 from .compiled import compile_step
@@ -58,26 +59,29 @@ class ControlNetEngine:
         """One call: ``(residuals, mid residual)``, or diffusers' output object, as the ControlNet itself gives it."""
         inputs = {**dict(zip(self._names, args, strict=False)), **kwargs}
         run = None if self.engine.removed else current_run(self.engine)
-        if run is None or not run.reuses_next() or not _can_shorten(self.original, inputs):
+        if run is None or not run.reuses_next(self) or not _can_shorten(self.original, inputs):
             return self._call(self.original, run, inputs)
         if not self._fingerprint.is_current():
             self._refresh()
         residuals, mid = self._call(self._view, run, inputs)
         if self._view is not self.original:
-            run.expect_residuals(lambda: self._run_whole(inputs))
+            run.expect_residuals(self, lambda: self._run_whole(inputs))
         return residuals, mid
 
     def _call(self, view: nn.Module, run: Run | None, inputs: dict) -> object:
         """``view(**inputs)``; compiled, or replayed from a recorded graph, where the U-Net is."""
-        if run is None or not self.engine.how.compiles or (self.engine.log is None and hooked(view)):
+        how = self.engine.how
+        if run is None or not how.compiles or (how.inductor is not None and hooked(view)):
             return self._forward(view, **inputs)
-        return run.fresh_views().beside(view, functools.partial(self._step, view))(**inputs)
+        views = run.fresh_views(cached=view is not self.original)
+        return views.beside(self, view, functools.partial(self._step, view))(**inputs)
 
     def _step(self, view: nn.Module) -> Callable:
         step, scales, how = ControlStep(view), LoraScales(view), self.engine.how
         if how.graphs:
             return graphed([step], scales, self.engine.log)[0]
-        return compile_step(step, {"fullgraph": False, **how.inductor}, scales)
+        compiled = compile_step(step, {"fullgraph": False, **how.inductor}, scales)
+        return lambda **inputs: compiled(**_with_tensor_strengths(inputs))
 
     def _run_whole(self, inputs: dict) -> object:
         """As ``original(**inputs)``, whose ``forward`` may lead back here."""
@@ -97,14 +101,28 @@ class ControlStep(nn.Module):
         return type(self.view).forward(self.view, **inputs)
 
 
+def _with_tensor_strengths(inputs: dict) -> dict:
+    """Inputs whose ``conditioning_scale``, a number or a list of numbers, is of tensors: a compiled graph then serves every strength."""
+    strengths, sample = inputs.get("conditioning_scale", 1.0), inputs["sample"]
+    like = {"dtype": torch.promote_types(sample.dtype, torch.float32), "device": sample.device}
+    return {**inputs, "conditioning_scale": tree_map_only((int, float), lambda s: torch.full((), s, **like), strengths)}
+
+
 def controlnet_engine(controlnet: object, engine: Engine) -> ControlNetEngine | None:
-    """An engine for what sits in ``pipe.controlnet``, or None where it runs as it is."""
+    """The engine for what sits in ``pipe.controlnet``, one for each ControlNet; or None where it runs as it is."""
+    known = engine.controlnets.get(id(controlnet))
+    if known is not None:
+        return known
     if not isinstance(controlnet, nn.Module) or why_in_full(controlnet) is not None:
         return None
     if engine.cut is None:
-        return ControlNetEngine(controlnet, engine) if engine.how.compiles else None
-    deep_enough = all(len(encoder_skips(p)) > engine.cut for p in _parts(controlnet))
-    return ControlNetEngine(controlnet, engine) if deep_enough else None
+        fits = engine.how.compiles
+    else:
+        fits = all(len(encoder_skips(p)) > engine.cut for p in _parts(controlnet))
+    if not fits:
+        return None
+    made = engine.controlnets[id(controlnet)] = ControlNetEngine(controlnet, engine)
+    return made
 
 
 def why_in_full(controlnet: nn.Module) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -66,6 +67,8 @@ class Engine:
         self.how = how
         self.log = Log() if how.graphs else None
         """Of recordings."""
+        self.controlnets: weakref.WeakValueDictionary[int, object] = weakref.WeakValueDictionary()
+        """The evaluators of ControlNets beside it that are in use, by the ``id`` of each (which they hold)."""
         self._idle: list[Views] = [self._build()]  # built now, so that what cannot work fails here
         self._lock = threading.Lock()
         self._warned = False
@@ -154,7 +157,13 @@ class Engine:
     def _give_back(self, views: Views) -> None:
         views.forget()
         with self._lock:
-            self._idle.append(views)
+            if not self.removed:
+                self._idle.append(views)
+
+    def let_go(self) -> None:
+        """Of what was made to evaluate with: nothing will be."""
+        with self._lock:
+            self._idle.clear()
 
     def _borrow(self) -> Views:
         """Views that no other thread is using; new ones if none is idle or the model has changed."""

@@ -84,14 +84,7 @@ class Handle(AbstractContextManager):
         """
         check_count("run(evaluations)", evaluations)
         check_count("run(streams)", streams)
-        if not self.is_applied:
-            raise SettingError("this handle was removed, and its U-Net runs plain: apply the methods anew")
-        if self._engine.guidance and not guided:
-            warnings.warn(
-                "unetaccel: GuidanceReuse does nothing in this run, which does not say that its batches hold both halves of guidance: "
-                "handle.run(..., guided=True)",
-                stacklevel=2,
-            )
+        self._refuse_removed()
         timeline = of_numbers(evaluations, timesteps, sigmas)
         open_run = current_run(self._engine)
         if open_run is not None and open_run.per_step is not None:
@@ -99,14 +92,25 @@ class Handle(AbstractContextManager):
                 "a run of this handle is open already in this thread, and evaluations could not be told apart. "
                 "Finish it first, or apply the methods to the U-Net a second time for the other loop"
             )
+        if self._engine.guidance and not guided:
+            warnings.warn(
+                "unetaccel: GuidanceReuse does nothing in this run, which does not say that its batches hold both halves of guidance: "
+                "handle.run(..., guided=True)",
+                stacklevel=2,
+            )
         return self._engine.run(lambda: timeline, streams, lambda: guided)
+
+    def _refuse_removed(self) -> None:
+        if not self.is_applied:
+            raise SettingError("this handle was removed, and its U-Net runs plain: apply the methods anew")
 
     def controlnet(self, model: nn.Module) -> nn.Module:
         """``model``, to be called before ``handle.unet`` in a loop of your own: a ControlNet that on cached evaluations makes only the
         residuals that are read, and is compiled or recorded where the U-Net is.
 
-        In a pipeline that is done for ``pipe.controlnet``. Kinds that cannot be shortened come back as they are, and so does
-        each that is called outside a run.
+        In a pipeline that is done for ``pipe.controlnet``. Keep what you get as long as you sample. What cannot be shortened comes back as
+        it is; calls outside a run, in guess mode, or without ``return_dict=False`` make all residuals. Hand these on as they are:
+        strengths are for ``conditioning_scale``, several ControlNets for one ``MultiControlNetModel``.
 
         >>> net = handle.controlnet(net)
         >>> with handle.run(50):
@@ -115,12 +119,13 @@ class Handle(AbstractContextManager):
         ...         handle.unet(x, t, text, down_block_additional_residuals=down, mid_block_additional_residual=mid)
 
         Raises:
-            SettingError: it is no module.
+            SettingError: it is no module, or the handle was removed.
         """
         if not isinstance(model, nn.Module):
             raise SettingError(f"handle.controlnet takes a ControlNet, got {type(model).__name__}")
+        self._refuse_removed()
         evaluator = controlnet_engine(faced(model), self._engine)
-        return faced(model) if evaluator is None else face(evaluator, AcceleratedControlNet)
+        return model if evaluator is None else face(evaluator, AcceleratedControlNet)
 
     def plan(self, steps: int) -> Plan:
         """Which evaluations would be full in a call of ``steps`` inference steps with the pipeline's scheduler.

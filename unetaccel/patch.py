@@ -173,6 +173,7 @@ def _remove(pipe, slots: dict[str, nn.Module], replaced: dict[str, nn.Module], e
     if engine.removed:
         return
     engine.removed = True
+    engine.let_go()
     ours = [name for name, module in slots.items() if getattr(pipe, name) is module]  # the user may have put another
     for name in ours:
         _put(pipe, name, replaced[name])

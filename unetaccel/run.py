@@ -19,6 +19,7 @@ from .clock import StepClock
 from .halves import Halves, conditional
 from .inputs import ADAPTER_STATES, MID_RESIDUAL, RESIDUALS
 from .methods import ReuseMethod
+from .residuals import refuse_changed, refuse_short, summed
 from .stream import Stream
 from .timeline import Timeline
 from .views import Views
@@ -173,7 +174,7 @@ class Run:
             self._begin(inputs)
         self._notice_repeated_steps(inputs["timestep"])
         stream = self._stream()
-        self._unread = False
+        self._unread.clear()
         output = self._evaluate_both(stream, inputs, plain)
         self._calls += 1
         if self._calls == self.per_step:
@@ -269,36 +270,46 @@ class Run:
             self._report.halved.append([])
         return self._streams[self._calls]
 
-    def reuses_next(self) -> bool:
-        """Whether the next evaluation will be a cached one, unless its inputs turn out to be of another structure."""
+    def reuses_next(self, controlnet: object) -> bool:
+        """Whether the next evaluation will be a cached one, unless its inputs turn out to be of another structure.
+
+        It may not be, where ``controlnet`` has been called for it already.
+        """
         if (
             self._report is None
-            or self._unread
+            or controlnet in self._unread
             or self._calls >= len(self._streams)
             or self._index >= len(self._report.planned)
         ):
             return False
         return not self._report.planned[self._index] and bool(self._streams[self._calls].ring)
 
-    def expect_residuals(self, complete: Callable[[], tuple[list, torch.Tensor]]) -> None:
+    def expect_residuals(self, controlnet: object, complete: Callable[[], tuple[list, torch.Tensor]]) -> None:
         """A ControlNet made only what the next evaluation is to read, and a mid residual of no dimensions.
 
         ``complete`` makes all residuals. Not kept on them: offload hooks copy what passes them.
         """
-        self._residuals, self._unread = complete, True
+        if not self._unread:
+            self._residuals = []
+        self._residuals.append(complete)
+        self._unread.add(controlnet)
 
     def _forget_residuals(self) -> None:
-        self._residuals: Callable | None = None
-        self._unread = False
+        self._residuals: list[Callable] = []
+        self._unread: set[object] = set()
 
     def _completed(self, inputs: dict) -> dict:
         """The inputs with all residuals, for an evaluation that must be full though a cached one was expected."""
         mid = inputs.get(MID_RESIDUAL)
-        if self._residuals is None or not isinstance(mid, torch.Tensor) or mid.ndim:  # made in full after all
+        if not self._residuals or not isinstance(mid, torch.Tensor):
             return inputs
-        down, mid = self._residuals()
+        if mid.ndim:  # made in full after all
+            refuse_short(inputs[RESIDUALS], len(self.owner.layout.skips))
+            return inputs
+        down, mid = summed([complete() for complete in self._residuals])
         if self._half:
             down, mid = conditional([down, mid], len(mid))
+        refuse_changed(inputs[RESIDUALS], down)
         return {**inputs, RESIDUALS: down, MID_RESIDUAL: mid}
 
     def _is_full(self, stream: Stream, made_for: object, condition: int | None) -> bool:

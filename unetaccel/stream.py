@@ -115,7 +115,7 @@ class Stream:
 
     def _blend(self, kind: str, index: int) -> torch.Tensor | Blend:
         row, slots = getattr(self.table, kind)[index], self.table.slots
-        if slots == 1 and row[0][1] == 1:
+        if row and (slots == 1 or (kind == "rows" and self._repeats())) and row[0][1] == 1:
             return self.ring[row[0][0]]
         features = [self.ring[slot] for slot, _ in row]
         latest = features[-1]

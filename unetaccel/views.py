@@ -7,6 +7,7 @@ The full view hands F, the hidden state entering the decoder layer that consumes
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -51,7 +52,7 @@ class Port:
 class Tap(nn.Module):
     """Stands for the decoder block at the cut: writes its first input to the port, or replaces it from there.
 
-    The feature is copied either way, because blocks may edit their input in place (FreeU does; those that are fused do not), and
+    A tensor is copied either way, because blocks may edit their input in place (FreeU does; those that are fused do not), and
     detached: no gradient flows from one evaluation to another.
     """
 
@@ -134,7 +135,7 @@ class PlainStep(nn.Module):
         return type(self.unet).forward(self.unet, **{self.names.get(k, k): v for k, v in inputs.items()})
 
 
-@dataclass
+@dataclass(eq=False)
 class Views:
     """``full`` and ``cached``: two U-Nets of the original's class, and the port through which F passes."""
 
@@ -164,7 +165,7 @@ class Views:
         self.full_step: Callable = FullStep(self.full, self.port)
         self.cached_step: Callable = CachedStep(self.cached, self.port)
         self.plain_step: Callable = PlainStep(self.unet)
-        self._beside: list[tuple[nn.Module, Callable]] = []
+        self._beside: weakref.WeakKeyDictionary[object, list] = weakref.WeakKeyDictionary()
         self.cached_fingerprint = self.fingerprint
         """Of what the cached view was made of."""
 
@@ -187,17 +188,23 @@ class Views:
         """Compute anew what is remembered of weights and conditions: they may have changed without a mark."""
         if self.precomputed is not None:
             self.precomputed.clear()
-        for step in (self.full_step, self.cached_step, self.plain_step, *(step for _, step in self._beside)):
+        beside = (step for pairs in self._beside.values() for _, step in pairs)
+        for step in (self.full_step, self.cached_step, self.plain_step, *beside):
             if isinstance(step, GraphedStep):
                 step.forget()
 
-    def beside(self, model: nn.Module, made: Callable[[], Callable]) -> Callable:
-        """The step of another ``model`` that runs beside these views in a sampling call, ``made`` when first asked for."""
-        for known, step in self._beside:
-            if known is model:
+    def beside(self, owner: object, model: nn.Module, made: Callable[[], Callable]) -> Callable:
+        """The step of another ``model`` that runs beside these views in a sampling call, ``made`` when first asked for.
+
+        Kept as long as its ``owner``, two of each: a ControlNet is whole or shortened.
+        """
+        known = self._beside.get(owner, [])
+        for of, step in known:
+            if of is model:
                 return step
-        self._beside = [*self._beside[-1:], (model, made())]  # a ControlNet has two: whole, and shortened
-        return self._beside[-1][1]
+        step = made()
+        self._beside[owner] = [*known[-1:], (model, step)]
+        return step
 
     def run_full(self, inputs: dict) -> tuple[object, torch.Tensor]:
         """One full evaluation with keyword ``inputs``: the U-Net's output, and F of shape (N, C, H, W)."""

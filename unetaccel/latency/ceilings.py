@@ -76,7 +76,7 @@ def _wait(device: torch.device) -> None:
 
 @torch.no_grad()
 def works(job: Job, cuts: Iterable[int]) -> tuple[Work, dict[int, Work]]:
-    """Of a full evaluation, and of a cached one at each cut, as little as can be of a ControlNet included.
+    """Of a full evaluation, and of a cached one at each cut, with as much of a ControlNet as ours runs.
 
     The bytes are counted in one evaluation of each.
     """
