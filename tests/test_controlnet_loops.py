@@ -169,3 +169,76 @@ def test_compiled_beside_edits_alone(tiny):
         assert torch.equal(tiny.call(pipe, steps=3, **options(1)), eager)
     torch._dynamo.reset()
     assert counter.frame_count == 2
+
+
+@pytest.fixture
+def embedded(monkeypatch):
+    """The numbers of pictures that a ControlNet's first layers were given."""
+    from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
+
+    seen, original = [], ControlNetConditioningEmbedding.forward
+    monkeypatch.setattr(
+        ControlNetConditioningEmbedding,
+        "forward",
+        lambda self, x: seen.append(len(x)) or original(self, x),
+    )
+    return seen
+
+
+@pytest.mark.parametrize("compile", [False, "graphs"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_it_makes_of_its_picture_is_made_once_a_call(tiny, monkeypatch, embedded, count, compile):
+    monkeypatch.setattr(graphs, "CudaGraphs", Taped)
+    pipe, pictures = tiny.controlnet_pipe(count), options(count)
+    with unetaccel.apply(pipe, DeepCache(interval=3, cut=1)):
+        expected = tiny.call(pipe, **pictures)
+    assert len(embedded) == 10 * count
+    with unetaccel.apply(pipe, DeepCache(interval=3, cut=1), precompute=True, compile=compile) as handle:
+        torch.testing.assert_close(tiny.call(pipe, **pictures), expected, rtol=1e-3, atol=1e-3)
+        embedded.clear()
+        torch.testing.assert_close(tiny.call(pipe, **pictures), expected, rtol=1e-3, atol=1e-3)
+        assert len(embedded) == 2 * count, "for the whole one, and for the shortened one"
+        assert handle._engine.report().precomputed_bytes > 2 * 2 * 16 * 16 * 16 * (0 if compile else 4)
+        [views] = handle._engine._idle
+        assert not any(neighbour.nbytes for neighbour in views._neighbours()), "let go"
+
+
+@pytest.mark.parametrize("compile", [False, "graphs"])
+def test_residuals_from_a_known_picture_are_bit_for_bit(tiny, monkeypatch, compile):
+    """Also of pictures that are written to, or exchanged, in the middle of a call; and of weights that change."""
+    monkeypatch.setattr(graphs, "CudaGraphs", Taped)
+    loop = Loop(tiny, precompute=True, compile=compile)
+    net = tiny.controlnet(loop.unet)
+    ours, picture = loop.handle.controlnet(net), torch.rand(2, 3, 128, 128)
+    with torch.no_grad(), loop.handle.run(6):
+        for i in range(6):
+            if i == 2:
+                picture.mul_(0.5)
+            if i == 4:
+                picture = torch.rand(2, 3, 128, 128)
+            if i == 5:
+                net.controlnet_cond_embedding.conv_in.weight.mul_(2)
+            made = ours(**loop.inputs, controlnet_cond=picture)[0]
+            whole = net(**loop.inputs, controlnet_cond=picture)[0]
+            assert len(made) == (9 if i % 3 == 0 else 2)
+            assert all(torch.equal(x, y) for x, y in zip(made, whole, strict=False)), i
+            loop.handle.unet(**loop.inputs)
+    net.controlnet_cond_embedding = torch.nn.Conv2d(3, 16, 8, 8).requires_grad_(False)
+    with torch.no_grad(), loop.handle.run(6):
+        made, whole = (n(**loop.inputs, controlnet_cond=picture)[0] for n in (ours, net))
+        assert all(map(torch.equal, made, whole)), "another layer"
+
+
+def test_pictures_that_are_not_remembered_say_why(tiny):
+    pipe = tiny.controlnet_pipe()
+    pipe.controlnet.controlnet_cond_embedding.register_forward_hook(lambda *_: None)
+    with unetaccel.apply(pipe, DeepCache(interval=3, cut=1), precompute=True) as handle:
+        tiny.call(pipe, **options(1))
+        told = "left out   what a ControlNet makes of its picture: controlnet_cond_embedding has hooks"
+        assert told in str(handle.summary())
+    pipe, counter = tiny.controlnet_pipe(), CompileCounter()
+    torch._dynamo.reset()
+    with unetaccel.apply(pipe, DeepCache(interval=3, cut=1), precompute=True, compile={"backend": counter}) as handle:
+        tiny.call(pipe, **options(1))
+        assert "what a ControlNet makes of its picture: compiled graphs compute it" in str(handle.summary())
+    torch._dynamo.reset()

@@ -266,8 +266,10 @@ def test_recorded_graphs_compute_the_same(tiny, name, recorders):
     assert not torch.equal(found[0][0], found[1][0])
 
 
-def test_weights_that_move_in_recorded_graphs(tiny, recorders):
-    """Stand-ins run the layer where the table does not know the timestep; then the graph holds that layer's weights."""
+@pytest.mark.parametrize("moved", [True, False], ids=["moved", "written"])
+def test_weights_that_change_in_recorded_graphs(tiny, recorders, moved):
+    """Stand-ins run the layer where the table does not know the timestep; then the graph holds that layer's weights. What it reads of
+    keys and values is made anew."""
     unet = tiny.unet("one-layer")
     inputs = tiny.inputs(unet)
 
@@ -276,7 +278,10 @@ def test_weights_that_move_in_recorded_graphs(tiny, recorders):
     def evaluate(handle, i):
         if i == 2:
             for p in unet.parameters():
-                p.data = p.data * 1.5
+                if moved:
+                    p.data = p.data * 1.5
+                else:
+                    p.mul_(1.5)
         return handle.unet(**{**inputs, "timestep": torch.tensor(7)})[0]
 
     for compile in (False, "graphs"):

@@ -2,14 +2,14 @@
 
 A cached evaluation at cut b reads residuals 0..b. The truncated view of a ControlNet is its condition
 embedding, ``conv_in``, its encoder through skip b and the zero convolutions 0..b: an overlay, like the
-views of the U-Net, and equal to running it in full.
+views of the U-Net, and equal to running it in full. What it makes of its picture is the same in every
+evaluation, and with ``precompute`` computed once in a sampling call.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -18,7 +18,9 @@ from torch.utils._pytree import tree_map_only
 from .accelerated import Face
 from .compiled import compile_step
 from .engine import Engine
-from .graphs import graphed
+from .execution import Execution
+from .graphs import GraphedStep, Log, graphed
+from .held import Memo, touched_on_the_way
 from .lora import LoraScales
 from .offload import call_hooked, carry_hook, is_group_offloaded, streamed
 from .overlay import Fingerprint, copied_containers, has_foreign_forward, overlay
@@ -27,6 +29,9 @@ from .run import Run, current_run
 from .skips import encoder_skips
 from .snapshot import hooked
 from .views import PassThrough
+
+OF_PICTURE = "controlnet_cond_embedding"
+"""Of a ControlNet, the layers that are given its picture alone."""
 
 
 class AcceleratedControlNet(Face):
@@ -52,42 +57,87 @@ class ControlNetEngine:
 
     def _refresh(self) -> None:
         whole = self.engine.cut is None or why_in_full(self.original) is not None  # patched or offloaded since, perhaps
-        self._view = self.original if whole else truncated(self.original, self.engine.cut)
+        self._whole = overlay(self.original, {}) if self.engine.how.precompute else self.original
+        self._view = self._whole if whole else truncated(self.original, self.engine.cut)
         self._fingerprint = Fingerprint(_containers(self.original))
 
     def evaluate(self, args: tuple, kwargs: dict) -> object:
         """One call: ``(residuals, mid residual)``, or diffusers' output object, as the ControlNet itself gives it."""
         inputs = {**dict(zip(self._names, args, strict=False)), **kwargs}
         run = None if self.engine.removed else current_run(self.engine)
-        if run is None or not run.reuses_next(self) or not _can_shorten(self.original, inputs):
-            return self._call(self.original, run, inputs)
+        if run is None:
+            return self._forward(self.original, **inputs)
         if not self._fingerprint.is_current():
             self._refresh()
+        if not run.reuses_next(self) or not _can_shorten(self.original, inputs):
+            return self._call(self._whole, run, inputs)
         residuals, mid = self._call(self._view, run, inputs)
-        if self._view is not self.original:
+        if self._view is not self._whole:
             run.expect_residuals(self, lambda: self._run_whole(inputs))
         return residuals, mid
 
-    def _call(self, view: nn.Module, run: Run | None, inputs: dict) -> object:
-        """``view(**inputs)``; compiled, or replayed from a recorded graph, where the U-Net is."""
+    def _call(self, view: nn.Module, run: Run, inputs: dict) -> object:
+        """``view(**inputs)``; compiled, replayed from a recorded graph, or with what is known of it, where the U-Net is."""
         how = self.engine.how
-        if run is None or not how.compiles or (how.inductor is not None and hooked(view)):
+        if not (how.compiles or how.precompute) or (how.inductor is not None and hooked(view)):
             return self._forward(view, **inputs)
-        views = run.fresh_views(cached=view is not self.original)
-        return views.beside(self, view, functools.partial(self._step, view))(**inputs)
-
-    def _step(self, view: nn.Module) -> Callable:
-        step, scales, how = ControlStep(view), LoraScales(view), self.engine.how
-        if how.graphs:
-            return graphed([step], scales, self.engine.log)[0]
-        compiled = compile_step(step, {"fullgraph": False, **how.inductor}, scales)
-        return lambda **inputs: compiled(**_with_tensor_strengths(inputs))
+        views = run.fresh_views(cached=view is not self._whole)
+        return views.beside(self, view, lambda: ControlCall(view, how, self.engine.log))(**inputs)
 
     def _run_whole(self, inputs: dict) -> object:
         """As ``original(**inputs)``, whose ``forward`` may lead back here."""
         whole = functools.partial(self._forward, self.original)
         offloaded = is_group_offloaded(self.original)
         return call_hooked(self.original, whole, (), inputs) if offloaded else whole(**inputs)
+
+
+class ControlCall:
+    """A view of a ControlNet, as it is called beside one set of views of the U-Net.
+
+    Args:
+        view: of the whole ControlNet, or shortened.
+        how: the U-Net is run.
+        log: what recordings are told to.
+
+    Attributes:
+        left_out: why something is not computed beforehand, where that was asked for.
+    """
+
+    def __init__(self, view: nn.Module, how: Execution, log: Log | None):
+        memos, self.left_out = _memos(view, how) if how.precompute else ({}, ())
+        self._memos = list(memos.values())
+        view = overlay(view, memos) if memos else view
+        self._step, scales = ControlStep(view), LoraScales(view)
+        if how.graphs:
+            [self._step] = graphed([self._step], scales, log)
+        elif how.inductor is not None:
+            self._step = compile_step(self._step, {"fullgraph": False, **how.inductor}, scales)
+        self._tensors = how.inductor is not None
+
+    def __call__(self, **inputs) -> object:
+        return self._step(**(_with_tensor_strengths(inputs) if self._tensors else inputs))
+
+    def forget(self) -> None:
+        """Compute anew what is remembered: weights and pictures may have changed without a mark."""
+        for memo in self._memos:
+            memo.clear()
+        if isinstance(self._step, GraphedStep):
+            self._step.forget()
+
+    @property
+    def nbytes(self) -> int:
+        """Of what is remembered at present."""
+        return sum(memo.nbytes for memo in self._memos)
+
+
+def _memos(view: nn.Module, how: Execution) -> tuple[dict[str, Memo], tuple[str, ...]]:
+    """What stands for the layers that are given the picture alone, by path; and why there is nothing, or not all of it."""
+    if how.inductor is not None:
+        return {}, ("what a ControlNet makes of its picture: compiled graphs compute it in every evaluation",)
+    prefixes = [f"nets.{i}." for i in range(len(view.nets))] if hasattr(view, "nets") else [""]
+    why_not = {path: touched_on_the_way(view, path) for path in (f"{prefix}{OF_PICTURE}" for prefix in prefixes)}
+    left_out = tuple(f"what a ControlNet makes of its picture: {why}" for why in why_not.values() if why)
+    return {path: Memo(view.get_submodule(path)) for path, why in why_not.items() if not why}, left_out
 
 
 class ControlStep(nn.Module):
@@ -116,7 +166,7 @@ def controlnet_engine(controlnet: object, engine: Engine) -> ControlNetEngine | 
     if not isinstance(controlnet, nn.Module) or why_in_full(controlnet) is not None:
         return None
     if engine.cut is None:
-        fits = engine.how.compiles
+        fits = engine.how.compiles or engine.how.precompute
     else:
         fits = all(len(encoder_skips(p)) > engine.cut for p in _parts(controlnet))
     if not fits:

@@ -26,11 +26,11 @@ from torch.utils._pytree import (  # diffusers registers its outputs there
 )
 
 from .capture import CudaGraphs, Recorder
-from .held import Held, Memo, autocast
+from .held import Held, Memo, Unchanged, autocast
 from .lora import LoraScales
 from .snapshot import Snapshot, hooked
 
-COUNTED = ("encoder_hidden_states", "feature", "constants")
+COUNTED = ("encoder_hidden_states", "feature", "constants", "controlnet_cond")
 """Inputs that last for several evaluations, and so are copied only where they were exchanged or written to. Others may come from
 graphs of other makers, which write to the same tensors again and leave no mark."""
 MOST = 8
@@ -98,6 +98,21 @@ def _version(x: torch.Tensor) -> int | None:
     return None if x.is_inference() else x._version
 
 
+class Kept:
+    """What a layer made of a buffer, in memory that a graph reads: made anew when either has changed."""
+
+    def __init__(self, layer: nn.Module, given: torch.Tensor, value: torch.Tensor):
+        self.given, self.value = given, value
+        self._layer, self._unchanged = layer, Unchanged(layer)
+
+    def refresh(self, stale: bool) -> None:
+        """Compute anew if ``stale``, or if the layer is not as it was."""
+        if not stale and self._unchanged.is_current():
+            return
+        self.value.copy_(self._layer(self.given))
+        self._unchanged = Unchanged(self._layer)
+
+
 class Recording:
     """One step for inputs of one structure.
 
@@ -136,14 +151,14 @@ class Recording:
                 memo.clear()
             self._recorded = recorder.record(self._work, [b.tensor for b in self.buffers])
             given = {_memory(b.tensor) for b in self.buffers}
-            self._kept = [(m.layer, *pair) for m in memos for pair in m.results if _memory(pair[0]) in given]
+            self._kept = [Kept(m.layer, *pair) for m in memos for pair in m.results if _memory(pair[0]) in given]
         finally:
             for held, value in zip(self._helds, values, strict=True):
                 held.value = value
             for memo in memos:
                 memo.clear()
         self.nbytes = self._recorded.nbytes + sum(b.nbytes for b in self.buffers)
-        self.nbytes += sum(value.nbytes for _, _, value in self._kept)
+        self.nbytes += sum(kept.value.nbytes for kept in self._kept)
 
     def _work(self, *tensors: torch.Tensor) -> object:
         inputs, values = tensors[: len(tensors) - len(self._helds)], tensors[len(tensors) - len(self._helds) :]
@@ -159,9 +174,8 @@ class Recording:
         for buffer in self.buffers if stale else self._uncounted:
             buffer.forget()
         written = self._write(tensors)
-        for layer, given, value in self._kept:
-            if stale or _memory(given) in written:
-                value.copy_(layer(given))
+        for kept in self._kept:
+            kept.refresh(stale or _memory(kept.given) in written)
         self._recorded.replay()
         return tree_map_only(torch.Tensor, torch.clone, self._recorded.result)
 

@@ -86,10 +86,9 @@ class _Result:
     """What a layer makes of one tensor."""
 
     def __init__(self, layer: nn.Module, given: torch.Tensor):
-        self.given, self.value, modules = given, layer(given), [*layer.modules()]
+        self.given, self.value, self._layer = given, layer(given), Unchanged(layer)
         self.place, self._cast = spot(given), autocast(given)
         self._written = _version(self.value)
-        self._layer, self._weights = Fingerprint(modules, deep=True), Versions(modules)
 
     def is_current(self) -> bool:
         """Whether the layer would still make the same of what lies in its place, and nobody has written to it."""
@@ -98,8 +97,18 @@ class _Result:
             and self._written == self.value._version
             and self._cast == autocast(self.given)
             and self._layer.is_current()
-            and self._weights.are_current()
         )
+
+
+class Unchanged:
+    """Remembers a layer as it is, with all that is in it, as far as changes leave a mark."""
+
+    def __init__(self, layer: nn.Module):
+        modules = [*layer.modules()]
+        self._state, self._weights = Fingerprint(modules, deep=True), Versions(modules)
+
+    def is_current(self) -> bool:
+        return self._state.is_current() and self._weights.are_current()
 
 
 class Versions:

@@ -48,7 +48,8 @@ def apply(
             forecast. ``"triton"``: kernels also run the concatenation and the norms of the layer at the cut, in full evaluations too,
             which then equal plain ones up to rounding.
         precompute: compute once in a sampling call what its evaluations have in common: the keys and values of cross attention,
-            and what each layer adds for every timestep (a table of evaluations x batch x summed widths); and once per full
+            what a ControlNet makes of its picture, and what each layer adds for every timestep (a table of evaluations x batch x summed
+            widths); and once per full
             evaluation, where F is held for several, what the layer at the cut makes of F (twice F's size). Outputs then equal
             plain ones up to rounding. Where a part does not apply, ``handle.summary()`` says why. Writes through ``.data`` leave no
             mark: after one to the prompt's tensor within a call, ``handle.invalidate()``.

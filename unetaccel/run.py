@@ -157,8 +157,7 @@ class Run:
         self.closed = True
         if self.views is not None and self._report is not None:
             self._report.left_out = self.views.left_out
-            if self.views.precomputed is not None:
-                self._report.precomputed_bytes = self.views.precomputed.nbytes
+            self._report.precomputed_bytes = self.views.known_bytes
         self._streams, self._tables = [], None
         self._timestep = self._stepped = None
         self._forget_residuals()

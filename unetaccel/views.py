@@ -10,7 +10,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import nn
@@ -47,6 +47,17 @@ class Port:
         """For the norm that follows."""
         self.constants: Constants | None = None
         """What the layer at the cut makes of F, where that is hoisted."""
+
+
+class Neighbour(Protocol):
+    """What runs beside views in a sampling call: a ControlNet, whole or shortened."""
+
+    left_out: tuple[str, ...]
+    nbytes: int
+
+    def __call__(self, **inputs) -> object: ...
+
+    def forget(self) -> None: ...
 
 
 class Tap(nn.Module):
@@ -173,7 +184,14 @@ class Views:
     def left_out(self) -> tuple[str, ...]:
         """What was asked for and is not done, each with the reason."""
         known = () if self.precomputed is None else self.precomputed.left_out
-        return (*known, *(why for why in (self.unforeseen, self.unfused, self.unhoisted) if why))
+        beside = dict.fromkeys(why for neighbour in self._neighbours() for why in neighbour.left_out)
+        return (*known, *(why for why in (self.unforeseen, self.unfused, self.unhoisted) if why), *beside)
+
+    @property
+    def known_bytes(self) -> int:
+        """Of what is known before evaluations, at present."""
+        own = 0 if self.precomputed is None else self.precomputed.nbytes
+        return own + sum(neighbour.nbytes for neighbour in self._neighbours())
 
     def are_current(self, cached: bool = False) -> bool:
         """Whether the model is as it was when they were made; with ``cached``, as far as cached evaluations read it."""
@@ -188,23 +206,27 @@ class Views:
         """Compute anew what is remembered of weights and conditions: they may have changed without a mark."""
         if self.precomputed is not None:
             self.precomputed.clear()
-        beside = (step for pairs in self._beside.values() for _, step in pairs)
-        for step in (self.full_step, self.cached_step, self.plain_step, *beside):
+        for step in (self.full_step, self.cached_step, self.plain_step):
             if isinstance(step, GraphedStep):
                 step.forget()
+        for neighbour in self._neighbours():
+            neighbour.forget()
 
-    def beside(self, owner: object, model: nn.Module, made: Callable[[], Callable]) -> Callable:
-        """The step of another ``model`` that runs beside these views in a sampling call, ``made`` when first asked for.
+    def beside(self, owner: object, model: nn.Module, made: Callable[[], Neighbour]) -> Neighbour:
+        """What runs ``model`` beside these views, ``made`` when first asked for.
 
         Kept as long as its ``owner``, two of each: a ControlNet is whole or shortened.
         """
         known = self._beside.get(owner, [])
-        for of, step in known:
+        for of, neighbour in known:
             if of is model:
-                return step
-        step = made()
-        self._beside[owner] = [*known[-1:], (model, step)]
-        return step
+                return neighbour
+        neighbour = made()
+        self._beside[owner] = [*known[-1:], (model, neighbour)]
+        return neighbour
+
+    def _neighbours(self) -> list[Neighbour]:
+        return [neighbour for pairs in self._beside.values() for _, neighbour in pairs]
 
     def run_full(self, inputs: dict) -> tuple[object, torch.Tensor]:
         """One full evaluation with keyword ``inputs``: the U-Net's output, and F of shape (N, C, H, W)."""
