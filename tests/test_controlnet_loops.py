@@ -12,6 +12,10 @@ from torch._dynamo.testing import CompileCounter
 
 import unetaccel
 from unetaccel import DeepCache, SettingError, SkipTuning, graphs
+from unetaccel.controlnet import truncated
+from unetaccel.costs import count_macs, cut_costs
+from unetaccel.latency.jobs import job_of
+from unetaccel.shapes import build_shape
 
 
 def options(count: int) -> dict:
@@ -242,3 +246,17 @@ def test_pictures_that_are_not_remembered_say_why(tiny):
         tiny.call(pipe, **options(1))
         assert "what a ControlNet makes of its picture: compiled graphs compute it" in str(handle.summary())
     torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(("shape", "share"), [("sd15", 0.187), ("sdxl", 0.366)])
+def test_the_share_of_the_picture_in_a_cached_evaluation(shape, share):
+    """At cut 0, of the multiply-accumulates of U-Net and shortened ControlNet."""
+    unet = build_shape(shape, device="meta")
+    with torch.device("meta"):
+        net = ControlNetModel.from_unet(unet, load_weights_from_unet=False)
+    job = job_of(shape, unet, controlnet=net)
+    [cost] = cut_costs(unet, job.structure, [0])
+    inputs = {"sample": torch.empty(job.sample_shape, device="meta"), "timestep": 1, **job.condition}
+    shortened = count_macs(lambda: truncated(net, 0)(**inputs, controlnet_cond=job.hint, return_dict=False))
+    picture = count_macs(lambda: net.controlnet_cond_embedding(job.hint))
+    assert picture / (cost.cached_macs + shortened) == pytest.approx(share, abs=0.001)

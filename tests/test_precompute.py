@@ -269,7 +269,8 @@ def test_recorded_graphs_compute_the_same(tiny, name, recorders):
 @pytest.mark.parametrize("moved", [True, False], ids=["moved", "written"])
 def test_weights_that_change_in_recorded_graphs(tiny, recorders, moved):
     """Stand-ins run the layer where the table does not know the timestep; then the graph holds that layer's weights. What it reads of
-    keys and values is made anew."""
+    keys and values is made anew.
+    """
     unet = tiny.unet("one-layer")
     inputs = tiny.inputs(unet)
 

@@ -108,8 +108,13 @@ def test_the_table_of_latencies_is_the_committed_measurement(monkeypatch):
         "ours",
         "ours-inductor",
     }
-    apart = json.loads((RESULTS / "precompute-cpu.json").read_text())
-    assert shown("precompute") == importlib.import_module("latency_table").markdown(apart)
+    for name, file in {
+        "precompute": "precompute",
+        "controlnet": "latency-controlnet",
+        "straddling": "latency-sdxl",
+    }.items():
+        apart = json.loads((RESULTS / f"{file}-cpu.json").read_text())
+        assert shown(name) == importlib.import_module("latency_table").markdown(apart), name
     for case in (*result["cases"], *apart["cases"]):
         assert all(row["check"]["error"] <= row["check"]["tolerance"] for row in case["rows"])
 
