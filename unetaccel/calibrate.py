@@ -75,16 +75,7 @@ def calibrate(
     if strange or not cuts:
         raise SettingError(f"cuts={list(cuts)}: this U-Net has the skips 0 to {len(skips) - 1}; name at least one")
     timeline = of_steps(pipe.scheduler, steps)
-    if timeline.evaluations < 2:
-        raise SettingError(
-            f"steps={steps} makes one evaluation, and there is nothing to reuse: calibrate for 2 or more"
-        )
-    if timeline.evaluations > MOST_EVALUATIONS:
-        raise SettingError(
-            f"steps={steps} makes {timeline.evaluations} evaluations, and plans are made for {MOST_EVALUATIONS} at most: calibrate for fewer"
-        )
-    if full is not None and not (is_int(full, 1) and full <= timeline.evaluations):
-        raise SettingError(f"full must be an int from 1 to the {timeline.evaluations} evaluations, got {full!r}")
+    _check_evaluations(steps, timeline.evaluations, full)
     if strange := [method for method in edits if getattr(method, "role", None) != "skips"]:
         raise SettingError(f"edits are methods that edit skips, such as SkipTuning(0.8), got {strange[0]!r}")
     record, grams = Record(tuple(cuts)), []
@@ -143,6 +134,19 @@ def with_points(profile: Profile, points: int) -> Profile:
         for b, gram in profile.grams.items()
     }
     return replace(profile, plans=plans, points=points)
+
+
+def _check_evaluations(steps: int, evaluations: int, full: int | None) -> None:
+    if evaluations < 2:
+        raise SettingError(
+            f"steps={steps} makes one evaluation, and there is nothing to reuse: calibrate for 2 or more"
+        )
+    if evaluations > MOST_EVALUATIONS:
+        raise SettingError(
+            f"steps={steps} makes {evaluations} evaluations, and plans are made for {MOST_EVALUATIONS} at most: calibrate for fewer"
+        )
+    if full is not None and not (is_int(full, 1) and full <= evaluations):
+        raise SettingError(f"full must be an int from 1 to the {evaluations} evaluations, got {full!r}")
 
 
 def _call(scheduler, steps: int, guidance: float | None, timeline: Timeline) -> Call:
