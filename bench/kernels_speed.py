@@ -47,11 +47,11 @@ def measure_all(dtype: torch.dtype, repeats: int) -> dict:
         (shape, order, work)
         for shape, sizes in SHAPES.items()
         for order, layout in orders.items()
-        for work in _works(sizes, dtype, layout)
+        for work in works_of(sizes, dtype, layout)
     ]
     with torch.no_grad():
         for shape, order, work in works:
-            _gate(work, f"{work.name}, {shape}, {order}")
+            gate(work, f"{work.name}, {shape}, {order}")
         empty = _microseconds(_launch_nothing(), repeats, flush=False)
         rate = _copy_rate(repeats)
         print(f"copy: {rate / 1e9:.0f} GB/s; a launch of next to nothing: {empty['median']:.1f} us")
@@ -59,11 +59,14 @@ def measure_all(dtype: torch.dtype, repeats: int) -> dict:
     return {"copy_bytes_per_second": rate, "empty_launch_us": empty, "rows": rows}
 
 
-def _works(sizes: tuple, dtype: torch.dtype, layout: torch.memory_format) -> list[Work]:
+def works_of(
+    sizes: tuple, dtype: torch.dtype, layout: torch.memory_format, device: str | torch.device = "cuda"
+) -> list[Work]:
+    """All operations on one shape of ``SHAPES``."""
     N, hidden_channels, skip_channels, side = sizes
 
     def normal(channels: int) -> torch.Tensor:
-        return torch.randn(N, channels, side, side, device="cuda", dtype=dtype).contiguous(memory_format=layout)
+        return torch.randn(N, channels, side, side, device=device, dtype=dtype).contiguous(memory_format=layout)
 
     features = [normal(hidden_channels) for _ in range(3)]
     hidden, skip = features[0], normal(skip_channels)
@@ -73,7 +76,7 @@ def _works(sizes: tuple, dtype: torch.dtype, layout: torch.memory_format) -> lis
 
 def _blend(features: list[torch.Tensor]) -> Work:
     weights, table = WEIGHTS, ops.weight_table([[1.0, 0.0, 0.0], WEIGHTS], features[0].device)
-    row = torch.ones(1, dtype=torch.int32, device="cuda")
+    row = torch.ones(1, dtype=torch.int32, device=features[0].device)
     return Work(
         "blend of 3",
         lambda: ops.forecast_blend(features, table, row, backend="triton"),
@@ -161,7 +164,7 @@ def _exact_norm(x: torch.Tensor, norm: torch.nn.GroupNorm) -> torch.Tensor:
     return functional.silu(functional.group_norm(x, norm.num_groups, norm.weight.double(), norm.bias.double(), EPS))
 
 
-def _gate(work: Work, name: str) -> None:
+def gate(work: Work, name: str) -> None:
     """Stop unless the kernel is within two roundings of the float64 result, and no worse than eager PyTorch."""
     exact = work.exact()
     error, eager = ((way().double() - exact).abs().max().item() for way in (work.kernel, work.eager))
