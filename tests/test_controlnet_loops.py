@@ -66,7 +66,7 @@ def test_several_nets_before_an_evaluation_that_must_be_full(tiny):
     loop = Loop(tiny, short=[1])
     nets = [tiny.controlnet(loop.unet), tiny.controlnet(loop.unet)]
     assert_same(loop.run(*map(loop.handle.controlnet, nets)), loop.run(*nets))
-    with pytest.raises(SettingError, match=r"of 9 residuals it got 2: those of a shortened .*MultiControlNetModel"):
+    with pytest.raises(SettingError, match=r"of 9 residuals it got 2: those of a ControlNet .*MultiControlNetModel"):
         loop.run(loop.handle.controlnet(nets[0]), nets[1])
 
 
@@ -79,6 +79,23 @@ def test_residuals_that_are_changed_on_their_way(tiny):
     with pytest.raises(SettingError, match=r"were changed on their way here. Set strengths by conditioning_scale"):
         loop.run(loop.handle.controlnet(net), change=lambda r: r / 2)
     assert_same(loop.run(loop.handle.controlnet(net)), loop.run(net))
+
+
+def test_residuals_that_are_used_again(tiny):
+    loop = Loop(tiny)
+    net = loop.handle.controlnet(tiny.controlnet(loop.unet))
+    residuals = {}
+    with torch.no_grad(), loop.handle.run(6):
+        for i in range(4):
+            if i != 3:
+                down, mid = net(**loop.inputs, controlnet_cond=loop.image)
+                residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
+                loop.handle.unet(**loop.inputs, **residuals)
+                continue
+            with pytest.raises(
+                SettingError, match=r"of 9 residuals it got 2: .* Call every ControlNet before each evaluation"
+            ):
+                loop.handle.unet(**loop.inputs, **residuals)
 
 
 def test_recorded_once_however_many_and_let_go(tiny, monkeypatch):
@@ -133,7 +150,8 @@ def test_what_is_no_controlnet(tiny):
     with pytest.raises(SettingError, match=r"handle.controlnet takes a ControlNet, got str"):
         handle.controlnet("canny")
     for other in (torch.nn.Linear(1, 1), handle.unet):
-        assert handle.controlnet(other) is other
+        with pytest.warns(UserWarning, match="this ControlNet runs as it is: .* is not a ControlNetModel"):
+            assert handle.controlnet(other) is other
     handle.remove()
     with pytest.raises(SettingError, match="this handle was removed"):
         handle.controlnet(other)

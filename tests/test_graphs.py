@@ -181,7 +181,7 @@ def test_hooks_gradients_and_autocast_are_eager_with_a_reason(tiny, recorders):
         f"unetaccel: compile='graphs' runs eager here: {reason}" for reason in handle._engine.log.eager
     ]
     assert (
-        "2 evaluations eager: 1 layers have hooks (first: view.up_blocks.0.block.resnets.0), which"
+        "2 calls eager so far: 1 layers have hooks (first: view.up_blocks.0.block.resnets.0), which"
         in handle.summary().graphs
     )
     with pytest.warns(UserWarning, match="gradients are asked for"), handle.run(1):

@@ -91,15 +91,20 @@ def test_a_controlnet_that_is_left_out_is_noticed(controlled):
 
 
 def test_the_work_of_a_controlnet_is_counted(controlled, job):
-    (full, cached), (bare, bare_cached) = works(controlled, [0, 1]), works(job, [0, 1])
-    assert full.macs - bare.macs == count_macs(
+    both, bare = works(controlled, [0, 1]), works(job, [0, 1])
+    whole = count_macs(
         lambda: controlled.controlnet(
             ceilings._first(controlled), 1, controlnet_cond=controlled.hint, **controlled.condition
         )
     )
-    assert full.bytes > bare.bytes
-    extra = [cached[b].macs - bare_cached[b].macs for b in (0, 1)]
-    assert 0 < extra[0] < extra[1] < full.macs - bare.macs, "shortened"
+    assert both.full.macs - bare.full.macs == whole
+    assert both.full.bytes > bare.full.bytes
+    extra = [both.cached[b].macs - bare.cached[b].macs for b in (0, 1)]
+    assert 0 < extra[0] < extra[1] < whole, "shortened"
+    assert all(both.beside_whole[b].macs - bare.cached[b].macs == whole for b in (0, 1))
+    found = measure.measure(controlled, chosen(["ours", "deepcache"]), FEW, RATES)
+    ceilings_of = {row.variant: row.ceiling for row in found.rows}
+    assert ceilings_of["deepcache"] < ceilings_of["ours"], "which runs it whole"
 
 
 def test_a_twin_shares_weights_and_nothing_else(job):
@@ -202,8 +207,8 @@ def test_rows_of_eager_variants(job):
         assert row.cached["median"] > 0
         assert row.of_ceiling["median"] == pytest.approx(row.speedup_in_mode["median"] / row.ceiling, rel=1e-3)
         full = row.pattern.count("F")
-        macs = full * found.full.macs + (6 - full) * found.cached[row.cut].macs
-        assert row.ceiling == pytest.approx(6 * found.full.macs / macs)
+        macs = full * found.works.full.macs + (6 - full) * found.works.cached[row.cut].macs
+        assert row.ceiling == pytest.approx(6 * found.works.full.macs / macs)
         assert row.floor["macs"] == pytest.approx(macs / RATES.macs)
         assert row.steps_per_second["median"] == pytest.approx(6 / row.loop["median"], rel=1e-3)
     kept = {row.variant: row.cached_bytes for row in rest if (row.cut, row.interval) == (1, 3)}
@@ -298,7 +303,8 @@ def test_what_cannot_run_here_is_skipped_with_its_reason(job, tiny, monkeypatch)
 
 
 def test_work_agrees_with_the_counted_macs(job):
-    full, cached = works(job, [0, 1])
+    counted = works(job, [0, 1])
+    full, cached = counted.full, counted.cached
     costs = list(cut_costs(job.unet, job.structure, [0, 1]))
     assert full.macs == costs[0].full_macs
     assert [cached[b].macs for b in (0, 1)] == [c.cached_macs for c in costs]

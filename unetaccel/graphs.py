@@ -62,7 +62,7 @@ class Log:
 
     def __str__(self) -> str:
         told = [f"{self.recordings} CUDA graphs recorded, {self.nbytes:,} bytes"] if self.recordings else []
-        told += [f"{count} evaluations eager: {reason}" for reason, count in self.eager.items()]
+        told += [f"{count} calls eager so far: {reason}" for reason, count in self.eager.items()]
         return "; ".join(told) or "CUDA graphs, none recorded yet"
 
 

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from torch import nn
 
 from .accelerated import face, faced
-from .controlnet import AcceleratedControlNet, controlnet_engine
+from .controlnet import AcceleratedControlNet, controlnet_engine, why_in_full
 from .engine import Engine
 from .errors import SettingError, check_count
 from .run import Run, current_run
@@ -108,9 +108,10 @@ class Handle(AbstractContextManager):
         """``model``, to be called before ``handle.unet`` in a loop of your own: a ControlNet that on cached evaluations makes only the
         residuals that are read, and is compiled or recorded where the U-Net is.
 
-        In a pipeline that is done for ``pipe.controlnet``. Keep what you get as long as you sample. What cannot be shortened comes back as
-        it is; calls outside a run, in guess mode, or without ``return_dict=False`` make all residuals. Hand these on as they are:
-        strengths are for ``conditioning_scale``, several ControlNets for one ``MultiControlNetModel``.
+        In a pipeline that is done for ``pipe.controlnet``. Keep what you get as long as you sample, and call it before every evaluation.
+        What cannot be shortened comes back as it is, with a warning; calls outside a run, in guess mode, or without
+        ``return_dict=False`` make all residuals. Hand these on as they are: strengths are for ``conditioning_scale``, several
+        ControlNets for one ``MultiControlNetModel``.
 
         >>> net = handle.controlnet(net)
         >>> with handle.run(50):
@@ -124,6 +125,9 @@ class Handle(AbstractContextManager):
         if not isinstance(model, nn.Module):
             raise SettingError(f"handle.controlnet takes a ControlNet, got {type(model).__name__}")
         self._refuse_removed()
+        why_not = why_in_full(faced(model))
+        if why_not:
+            warnings.warn(f"unetaccel: this ControlNet runs as it is: {why_not}", stacklevel=2)
         evaluator = controlnet_engine(faced(model), self._engine)
         return model if evaluator is None else face(evaluator, AcceleratedControlNet)
 

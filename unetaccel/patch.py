@@ -51,8 +51,9 @@ def apply(
             what a ControlNet makes of its picture, and what each layer adds for every timestep (a table of evaluations x batch x summed
             widths); and once per full
             evaluation, where F is held for several, what the layer at the cut makes of F (twice F's size). Outputs then equal
-            plain ones up to rounding. Where a part does not apply, ``handle.summary()`` says why. Writes through ``.data`` leave no
-            mark: after one to the prompt's tensor within a call, ``handle.invalidate()``.
+            plain ones up to rounding. Where a part does not apply, ``handle.summary()`` says why. Writes through ``.data``, or
+            through an array that shares the memory, leave no mark: after one to weights, the prompt or a ControlNet's picture within
+            a call, ``handle.invalidate()``.
 
     Returns:
         A ``Handle``; as a context manager it removes the methods at the end of the block.

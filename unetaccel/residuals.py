@@ -36,8 +36,8 @@ def refuse_changed(given: Sequence[torch.Tensor], made: Sequence[torch.Tensor]) 
     for ours, theirs in zip(made, given, strict=False):
         if (theirs.to(ours) - ours).norm() > SAME * ours.norm():
             raise SettingError(
-                "this evaluation has to be full (its inputs have another structure than the one before), and the residuals of a ControlNet "
-                f"that was shortened for a cached one were changed on their way here. {WAY_OUT}"
+                "this evaluation has to be full though a cached one was expected, and the residuals of a ControlNet that was shortened for it "
+                f"were changed on their way here. {WAY_OUT}"
             )
 
 
@@ -49,6 +49,6 @@ def refuse_short(given: Sequence[torch.Tensor], count: int) -> None:
     """
     if len(given) < count:
         raise SettingError(
-            f"this evaluation has to be full (its inputs have another structure than the one before), and of {count} residuals it got "
-            f"{len(given)}: those of a shortened ControlNet were added to those of another. {WAY_OUT}"
+            f"this evaluation is full, and of {count} residuals it got {len(given)}: those of a ControlNet that was shortened for a cached "
+            f"evaluation, or their sum with another's. Call every ControlNet before each evaluation. {WAY_OUT}"
         )

@@ -87,6 +87,13 @@ def of_scheduler(scheduler, evaluations: int | None = None, stop: int | None = N
     )
 
 
+def _checked(name: str, values: Sequence[float]) -> list[float]:
+    try:
+        return _floats(values)
+    except (TypeError, ValueError) as error:
+        raise SettingError(f"run({name}={values!r}): expected one number for each evaluation") from error
+
+
 def of_numbers(evaluations: int, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None) -> Timeline:
     """The timeline of a loop of one's own; timesteps count from a largest of 999. A tensor of them may be on any device.
 
@@ -94,7 +101,7 @@ def of_numbers(evaluations: int, timesteps: Sequence[float] | None, sigmas: Sequ
         SettingError: not one number per evaluation.
     """
     given = {"timesteps": timesteps, "sigmas": sigmas}
-    levels = {name: _floats(values) for name, values in given.items() if values is not None}
+    levels = {name: _checked(name, values) for name, values in given.items() if values is not None}
     for name, values in levels.items():
         if len(values) != evaluations:
             raise SettingError(

@@ -74,14 +74,22 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-@torch.no_grad()
-def works(job: Job, cuts: Iterable[int]) -> tuple[Work, dict[int, Work]]:
-    """Of a full evaluation, and of a cached one at each cut, with as much of a ControlNet as ours runs.
+@dataclass(frozen=True)
+class Works:
+    """Of one job, with its ControlNet."""
 
-    The bytes are counted in one evaluation of each.
-    """
+    full: Work
+    cached: dict[int, Work]
+    """By cut, with a ControlNet that makes only what is read."""
+    beside_whole: dict[int, Work]
+    """By cut, with one that runs whole, as it does for those who do not shorten it."""
+
+
+@torch.no_grad()
+def works(job: Job, cuts: Iterable[int]) -> Works:
+    """Of a full evaluation, and of a cached one at each cut. The bytes are counted in one evaluation of each."""
     inputs = {"sample": _first(job), "timestep": Walk(1, job.device).timesteps[0], **job.condition}
-    cuts, cached = list(cuts), {}
+    cuts, cached, beside_whole = list(cuts), {}, {}
     control = _control(job, inputs, None)
     full_bytes = _traffic(lambda: type(job.unet).forward(job.unet, **inputs))
     costs = list(cut_costs(job.unet, job.structure, cuts or [0]))
@@ -89,8 +97,9 @@ def works(job: Job, cuts: Iterable[int]) -> tuple[Work, dict[int, Work]]:
         views = build_views(job.unet, cut)
         _, feature = views.run_full(inputs)
         moved = _traffic(lambda v=views, f=feature: v.run_cached(inputs, f))
-        cached[cut] = Work(cost.cached_macs, moved) + _control(job, inputs, cut)
-    return Work(costs[0].full_macs, full_bytes) + control, cached
+        alone = Work(cost.cached_macs, moved)
+        cached[cut], beside_whole[cut] = alone + _control(job, inputs, cut), alone + control
+    return Works(Work(costs[0].full_macs, full_bytes) + control, cached, beside_whole)
 
 
 def _control(job: Job, inputs: dict, cut: int | None) -> Work:

@@ -11,7 +11,7 @@ import torch
 from ..errors import CheckError, SettingError, UnetAccelError, check_count
 from ..skips import resolve_cut, skip_table
 from ..sweep.timing import peak_memory
-from .ceilings import Rates, Work, works
+from .ceilings import Rates, Works, works
 from .gate import Check, References, distance
 from .jobs import Job, Walk
 from .machine import clocks
@@ -73,8 +73,7 @@ class Measured:
     rows: list[Row]
     skipped: dict[str, str]
     """Variants that cannot run here, each with the reason."""
-    full: Work
-    cached: dict[int, Work]
+    works: Works
     clocks: list[dict | None]
     """Before and after the timing."""
 
@@ -91,15 +90,15 @@ def measure(
     table = skip_table(job.unet)
     for cut in settings.cuts:
         resolve_cut(cut, table)
-    full, cached = works(job, settings.cuts)
+    counted = works(job, settings.cuts)
     with fresh_compiler():
         ways, skipped = checked_ways(job, variants, settings, say)
         before = clocks(job.device)
         loops = timed(job, ways, settings, say)
         after = clocks(job.device)
     found = {way.key: loops[way.key] for way in ways}
-    rows = [row_of(way, found, full, cached, rates) for way in ways]
-    return Measured(job, rows, skipped, full, cached, [before, after])
+    rows = [row_of(way, found, counted, rates) for way in ways]
+    return Measured(job, rows, skipped, counted, [before, after])
 
 
 def checked_ways(job: Job, variants: list[Variant], settings: Settings, say: Say) -> tuple[list[Way], dict[str, str]]:

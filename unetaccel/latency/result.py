@@ -35,8 +35,8 @@ def as_dict(measured: Measured, rates: Rates) -> dict:
         "guided": job.guided,
         "sample": list(job.sample_shape),
         "work": {
-            "full": measured.full.as_dict(rates),
-            "cached": {str(cut): work.as_dict(rates) for cut, work in measured.cached.items()},
+            "full": measured.works.full.as_dict(rates),
+            "cached": {str(cut): work.as_dict(rates) for cut, work in measured.works.cached.items()},
         },
         "clocks": {"before": measured.clocks[0], "after": measured.clocks[1]},
         "rows": [row.as_dict() for row in measured.rows],

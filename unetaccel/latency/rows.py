@@ -8,7 +8,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from ..schedule import pattern
-from .ceilings import Rates, Work
+from .ceilings import Rates, Works
 from .timers import Loop, spread
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Row:
     speedup_in_mode: Spread | None
     """Over the plain loop in the same mode of execution; None for that loop itself."""
     ceiling: float
-    """The speedup that the MACs allow: those of a plain loop over those of this one."""
+    """The speedup that the MACs allow: those of a plain loop over those of this one (a ControlNet's as this variant runs it)."""
     of_ceiling: Spread | None
     """``speedup_in_mode`` over ``ceiling``."""
     floor: dict[str, float]
@@ -55,13 +55,14 @@ class Row:
         return asdict(self)
 
 
-def row_of(way: Way, loops: Mapping[tuple, list[Loop]], full: Work, cached: Mapping[int, Work], rates: Rates) -> Row:
+def row_of(way: Way, loops: Mapping[tuple, list[Loop]], counted: Works, rates: Rates) -> Row:
     """The row of one way.
 
     Args:
         loops: of all ways, by their key; those of one repeat stand at the same place.
-        full: the work of a full evaluation; cached: of a cached one, by cut.
+        counted: the work of its evaluations.
     """
+    full, cached = counted.full, counted.cached if way.variant.shortens else counted.beside_whole
     own = loops[way.key]
     steps = len(own[0].evaluations)
     plan = [way.interval is None or i % way.interval == 0 for i in range(steps)]

@@ -24,6 +24,7 @@ class Variant:
         build: from a job and a cut (None for plain variants); may raise ``UnetAccelError`` where it turns out not to fit.
         why_not: a reason why it cannot run, or None.
         caches: whether it has an interval and a cut.
+        shortens: whether a ControlNet does less beside its cached evaluations.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Variant:
     build: Callable[[Job, int | None], Runner]
     why_not: Callable[[Job], str | None] = lambda job: None
     caches: bool = True
+    shortens: bool = True
 
 
 def _no_inductor(job: Job) -> str | None:
@@ -80,8 +82,10 @@ VARIANTS = {
         Variant(
             "plain-graphs", "plain, CUDA graph", "plain-graphs", partial(PlainOurs, compile="graphs"), _no_graphs, False
         ),
-        Variant("deepcache", "DeepCache 0.1.1, eager", "plain", Official, _no_helper),
-        Variant("deepcache-blocks", "DeepCache 0.1.1, compiled blocks", "plain", BlocksCompiled, _no_blocks),
+        Variant("deepcache", "DeepCache 0.1.1, eager", "plain", Official, _no_helper, shortens=False),
+        Variant(
+            "deepcache-blocks", "DeepCache 0.1.1, compiled blocks", "plain", BlocksCompiled, _no_blocks, shortens=False
+        ),
         Variant("ours", "ours, eager", "plain", Ours),
         Variant("ours-precompute", "ours, eager, precomputed", "plain", partial(Ours, precompute=True)),
         Variant("ours-inductor", "ours, inductor", "plain-inductor", partial(Ours, compile="inductor"), _no_inductor),
