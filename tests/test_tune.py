@@ -193,7 +193,7 @@ def test_floors_out_of_reach_and_wrong_settings_are_told(tiny, pipe):
         ("edits", SkipTuning(0.9)): "edits must be a list of sets",
         ("metric", 3): "metric must be a function",
         ("size", (33, 32)): "both sides must be divisible by 8",
-        ("steps", 1): "none can be cached: tune for more steps",
+        ("steps", 1): "steps=1 makes one evaluation, and there is nothing to reuse",
     }.items():
         with pytest.raises(SettingError, match=message):
             tuned_for(pipe, "psnr=30", **dict([wrong]))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ..calibrate import calibrate, with_points
-from ..errors import SettingError, UnsupportedModelError
+from ..errors import UnsupportedModelError
 from ..methods import Calibrated, Method
 from ..patch import apply
 from ..profile import Profile
@@ -57,7 +57,7 @@ def fronts(
         jobs: prompts and seeds to calibrate with.
 
     Raises:
-        SettingError: see ``calibrate``; or so few evaluations that none can be cached.
+        SettingError: see ``calibrate``.
         UnsupportedModelError: the model's MACs cannot be counted.
     """
     measured = calibrate(
@@ -69,10 +69,6 @@ def fronts(
     for b in cuts:
         share = _cached_share(pipe, jobs, how, b, profiles[-1], edits)
         found.append(_front([_candidates(profile, b, share, edits) for profile in profiles]))
-        if not found[-1]:
-            raise SettingError(
-                f"steps={how.steps} makes {measured.evaluations} evaluations, of which none can be cached: tune for more steps"
-            )
     return found
 
 
