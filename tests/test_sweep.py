@@ -363,7 +363,9 @@ def test_a_sweep_writes_a_result_with_everything_it_promises(tmp_path):
     assert ours["macs_share"] == pytest.approx(ours["macs"] / plain["macs"])
     assert ours["rivals"]["equal_macs"] == f"ddim-{round(6 * ours['macs_share'])}-plain"
     assert set(ours["rivals"].values()) <= set(rows)
-    rivals = set(ours["rivals"].values()) - {plain["id"]}  # where times are noisy, that of equal time may be the plain run
+    rivals = set(ours["rivals"].values()) - {
+        plain["id"]
+    }  # where times are noisy, that of equal time may be the plain run
     assert all("psnr" in rows[rival]["metrics_to"][plain["id"]] for rival in rivals)
     assert plain["metrics_to"] == {}
     assert "psnr" not in plain["metrics"]
