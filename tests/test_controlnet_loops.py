@@ -169,7 +169,7 @@ def test_compiled_where_the_unet_is(tiny, count):
         assert torch.equal(call(**options(count)), eager)
         assert counter.frame_count == 4, "two of the U-Net, two of the ControlNet"
         assert not torch.equal(call(seed=5, **options(count)), eager)
-        for strength in (0.1, 0.2, 0.3):
+        for strength in (0.1, 0.2):
             scale = {"controlnet_conditioning_scale": strength if count == 1 else [strength, 1.0]}
             assert not torch.equal(call(**options(count) | scale), eager)
         assert counter.frame_count == 4
@@ -187,8 +187,9 @@ def test_compiled_beside_edits_alone(tiny):
     with unetaccel.apply(pipe, SkipTuning(0.7)):
         eager = tiny.call(pipe, steps=3, **options(1))
     torch._dynamo.reset()
-    with unetaccel.apply(pipe, SkipTuning(0.7), compile={"backend": counter}):
+    with unetaccel.apply(pipe, SkipTuning(0.7), precompute=True, compile={"backend": counter}) as handle:
         assert torch.equal(tiny.call(pipe, steps=3, **options(1)), eager)
+        assert "what a ControlNet makes of its picture: compiled graphs compute it" in str(handle.summary())
     torch._dynamo.reset()
     assert counter.frame_count == 2
 
@@ -258,12 +259,6 @@ def test_pictures_that_are_not_remembered_say_why(tiny):
         tiny.call(pipe, **options(1))
         told = "left out   what a ControlNet makes of its picture: controlnet_cond_embedding has hooks"
         assert told in str(handle.summary())
-    pipe, counter = tiny.controlnet_pipe(), CompileCounter()
-    torch._dynamo.reset()
-    with unetaccel.apply(pipe, DeepCache(interval=3, cut=1), precompute=True, compile={"backend": counter}) as handle:
-        tiny.call(pipe, **options(1))
-        assert "what a ControlNet makes of its picture: compiled graphs compute it" in str(handle.summary())
-    torch._dynamo.reset()
 
 
 @pytest.mark.parametrize(("shape", "share"), [("sd15", 0.187), ("sdxl", 0.366)])
